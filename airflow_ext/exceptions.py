@@ -1,0 +1,165 @@
+"""Every error of this package, one class per reaction its reader can have.
+
+::
+
+    AirflowExtError
+    |-- UnavailableError            wait and try again: something did not answer
+    |   |-- VaultUnavailableError
+    |   `-- StoreUnavailableError
+    |-- DeniedError                 fix credentials or permissions
+    |   `-- VaultDeniedError
+    |-- InvalidError (ValueError)   fix what you wrote: argument, file or connection
+    |   |-- InvalidContractError
+    |   `-- InvalidProjectError
+    `-- FailedError                 the work ran and ended badly: look at the data or the code
+        |-- ContractNotMetError
+        |-- DbtFailedError
+        `-- SyncFailedError
+
+No message and no attribute ever holds a secret value. Every class survives ``pickle``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _restore(cls: type[AirflowExtError], args: tuple[Any, ...], state: dict[str, Any]) -> AirflowExtError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class AirflowExtError(Exception):
+    """Root of all errors raised by airflow-ext."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, dict(self.__dict__))
+
+
+class UnavailableError(AirflowExtError):
+    """Something this package talks to did not answer; trying again later may work.
+
+    :param service: What did not answer, as a reader knows it ("Vault at https://vault:8200").
+    """
+
+    def __init__(self, message: str, *, service: str = "") -> None:
+        super().__init__(message)
+        self.service = service
+
+
+class VaultUnavailableError(UnavailableError):
+    """Vault is sealed, unreachable, overloaded or too slow."""
+
+
+class StoreUnavailableError(UnavailableError):
+    """The place where verdicts are kept cannot be read or written."""
+
+
+class DeniedError(AirflowExtError):
+    """The other side answered and said no.
+
+    :param status: HTTP status, 0 when the protocol has none.
+    """
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class VaultDeniedError(DeniedError):
+    """Vault refused a login or a read.
+
+    :param path: The path that was refused; never a value.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, path: str = "") -> None:
+        super().__init__(message, status=status)
+        self.path = path
+
+
+class InvalidError(AirflowExtError, ValueError):
+    """An argument, a file or a connection is wrong and must be changed by its author."""
+
+
+class InvalidContractError(InvalidError):
+    """A contract file cannot be used.
+
+    :param source: Where it was read from.
+    :param problems: One line per problem, with the place in the file.
+    """
+
+    def __init__(self, message: str, *, source: str = "", problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.source = source
+        self.problems = problems
+
+
+class InvalidProjectError(InvalidError):
+    """A dbt project, manifest or selection cannot be used.
+
+    :param source: The project or manifest.
+    """
+
+    def __init__(self, message: str, *, source: str = "") -> None:
+        super().__init__(message)
+        self.source = source
+
+
+class FailedError(AirflowExtError):
+    """The work itself ran and ended badly."""
+
+
+class ContractNotMetError(FailedError):
+    """A contract does not hold for a partition.
+
+    :param contract: Contract id.
+    :param version: Version that was judged, or the range that was asked for.
+    :param partition: Partition key.
+    :param status: Verdict status, such as ``BREACHED``.
+    :param reasons: One line per failed rule, with expected and actual.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        contract: str = "",
+        version: str = "",
+        partition: str = "",
+        status: str = "",
+        reasons: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.contract = contract
+        self.version = version
+        self.partition = partition
+        self.status = status
+        self.reasons = reasons
+
+
+class DbtFailedError(FailedError):
+    """dbt did not come to an end, or ended with failed nodes.
+
+    :param failed: Unique ids of the failed nodes, empty when dbt itself broke.
+    """
+
+    def __init__(self, message: str, *, failed: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.failed = failed
+
+
+class SyncFailedError(FailedError):
+    """A sync run ended in any state but success.
+
+    :param status: Our status of the run.
+    :param run_id: The run, as its backend names it.
+    :param table: The table it failed in, where that is known.
+    """
+
+    def __init__(self, message: str, *, status: str = "failed", run_id: str = "", table: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.run_id = run_id
+        self.table = table

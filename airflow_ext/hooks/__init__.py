@@ -1,0 +1,1 @@
+"""Hooks: connections, credentials and URLs."""

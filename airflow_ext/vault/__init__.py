@@ -1,0 +1,1 @@
+"""A cached client for Vault-compatible servers; plain Python, no Airflow needed."""

@@ -1,0 +1,1 @@
+"""What DAG authors put into a DAG: dbt, syncs and contracts."""

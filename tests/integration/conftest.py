@@ -1,0 +1,53 @@
+"""One real local Airflow for the whole run: PostgreSQL metadata, LocalExecutor, everything on free ports."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from airflow_ext.testing.airflow_client import AirflowClient
+from airflow_ext.testing.local_airflow import LocalAirflow
+from airflow_ext.testing.postgres import LocalPostgres
+
+
+@pytest.fixture(scope="session")
+def postgres(work: Path) -> Iterator[LocalPostgres]:
+    """A PostgreSQL server; ``create_database`` gives a test one of its own."""
+    shutil.rmtree(work / "postgres", ignore_errors=True)
+    with LocalPostgres(work / "postgres", settings={"max_connections": "200"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def airflow(work: Path, postgres: LocalPostgres) -> Iterator[LocalAirflow]:
+    """The Airflow all integration tests share; its DAGs are in ``tests/integration/dags``.
+
+    Environment variable ``AIRFLOW_EXT_TEST_WORK`` tells those DAGs a folder to read and write.
+    """
+    shutil.rmtree(work / "airflow", ignore_errors=True)
+    scratch = work / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    postgres.create_database("airflow")
+    with LocalAirflow(
+        work / "airflow",
+        dags={"tests": Path(__file__).parent / "dags"},
+        metadata_url=postgres.url("airflow", driver="postgresql+psycopg2"),
+        env={"AIRFLOW_EXT_TEST_WORK": str(scratch)},
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def client(airflow: LocalAirflow) -> AirflowClient:
+    """A client of the shared Airflow, as administrator."""
+    return airflow.client
+
+
+@pytest.fixture(scope="session")
+def scratch(airflow: LocalAirflow, work: Path) -> Path:
+    """The folder that the test DAGs know as ``AIRFLOW_EXT_TEST_WORK``."""
+    return work / "scratch"
