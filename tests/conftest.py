@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-WORK = ROOT / ".test"
+from tests.paths import ROOT, WORK
 
 # Airflow writes into its home when it is first imported, so this comes before any such import.
 _HOME = tempfile.mkdtemp(prefix="airflow-home-")
