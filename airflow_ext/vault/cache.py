@@ -1,0 +1,96 @@
+"""What was read from Vault, for as long as it may be served. Never written anywhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from airflow_ext.exceptions import AirflowExtError
+from airflow_ext.vault.settings import CachePolicy
+
+Key = tuple[str, str]
+"""Mount and path."""
+
+MOST_ENTRIES = 10_000
+
+
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+class Document:
+    """One secret as Vault gave it; its content is never printed.
+
+    :param path: Mount and path, as a person would write them.
+    :param version: Version of a KV version 2 secret, else ``None``.
+    """
+
+    path: str
+    data: Mapping[str, Any] = field(repr=False)
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The outcome of one read; exactly one of found, not there (no document) or refused (an error)."""
+
+    document: Document | None
+    error: AirflowExtError | None
+    read_at: float
+    fresh_until: float
+    usable_until: float
+    stale: bool = False
+
+
+class Cache:
+    """Outcomes by path.
+
+    :param clock: Seconds that never go back.
+    """
+
+    def __init__(self, policy: CachePolicy, clock: Callable[[], float]) -> None:
+        self._policy, self._clock = policy, clock
+        self._entries: dict[Key, Entry] = {}
+        self.restore_locks()
+
+    def restore_locks(self) -> None:
+        """Replace the locks, which another thread may have held when the process forked."""
+        self._lock = threading.Lock()
+        self._reading = [threading.Lock() for _ in range(64)]
+
+    def reading(self, key: Key) -> threading.Lock:
+        """Return the lock that lets one thread at a time read a path."""
+        return self._reading[hash(key) % len(self._reading)]
+
+    def get(self, key: Key) -> Entry | None:
+        """Return the entry that may still be served, if only in need."""
+        entry = self._entries.get(key)
+        return entry if entry is not None and self._clock() < entry.usable_until else None
+
+    def is_fresh(self, entry: Entry) -> bool:
+        """Tell if an entry is served without asking."""
+        return self._clock() < entry.fresh_until
+
+    def put(
+        self, key: Key, *, document: Document | None = None, error: AirflowExtError | None = None
+    ) -> Entry:
+        """Keep the outcome of a read that just ended."""
+        now, policy = self._clock(), self._policy
+        fresh = policy.soft_ttl if document is not None else policy.missing_ttl
+        # A refusal is not kept for need: once its time is over, only Vault can say what holds.
+        usable = fresh if error is not None else policy.hard_ttl
+        entry = Entry(document, error, now, now + fresh, now + max(fresh, usable))
+        with self._lock:
+            self._entries.pop(key, None)  # so that the newest stands last
+            while len(self._entries) >= MOST_ENTRIES:
+                self._entries.pop(next(iter(self._entries)))
+            self._entries[key] = entry
+        return entry
+
+    def postpone(self, key: Key, entry: Entry, seconds: float) -> None:
+        """Serve an old entry as it is for some seconds more, because Vault did not answer."""
+        with self._lock:
+            self._entries[key] = replace(entry, fresh_until=self._clock() + seconds, stale=True)
+
+    def age(self, entry: Entry) -> float:
+        """Return how many seconds ago an entry was read."""
+        return self._clock() - entry.read_at

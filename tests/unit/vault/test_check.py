@@ -1,0 +1,63 @@
+"""What the check tells about a Vault, and that it reads no secret."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_ext.testing.vault import LocalVault
+from airflow_ext.vault.check import check
+from tests.unit.vault.conftest import MakeClient
+
+FOLDERS = [("secret", "connections")]
+
+
+def test_a_vault_in_order_has_no_problems_and_no_secret_is_read(
+    vault: LocalVault, make_client: MakeClient
+) -> None:
+    found = check(make_client(), FOLDERS)
+    assert found.ok
+    assert (found.reachable, found.sealed, found.logged_in) == (True, False, True)
+    assert found.version
+    assert found.token_ttl is not None
+    assert 3500 < found.token_ttl <= 3600
+    assert found.capabilities == {"secret/data/connections/airflow-ext-probe": ("read",)}
+    assert not vault.calls(path="secret/*")
+
+
+def test_the_root_token_has_no_end_and_may_all(vault: LocalVault, make_client: MakeClient) -> None:
+    found = check(make_client(auth_type="token", token=vault.root_token), FOLDERS)
+    assert found.ok
+    assert found.token_ttl is None
+
+
+def test_a_missing_policy_is_written_out(make_client: MakeClient) -> None:
+    found = check(make_client(), [*FOLDERS, ("secret", "variables")])
+    assert found.logged_in
+    assert len(found.problems) == 1
+    assert 'path "secret/data/variables/*" { capabilities = ["read"] }' in found.problems[0]
+
+
+def test_a_sealed_vault_is_told(vault: LocalVault, make_client: MakeClient) -> None:
+    client = make_client()
+    vault.seal()
+    found = check(client, FOLDERS)
+    assert (found.reachable, found.sealed, found.logged_in) == (True, True, False)
+    assert "is sealed" in found.problems[0]
+
+
+def test_a_vault_that_is_not_there_is_told(vault: LocalVault, make_client: MakeClient) -> None:
+    client = make_client()
+    vault.stop()
+    found = check(client, FOLDERS)
+    assert not found.reachable
+    assert "check url" in found.problems[0]
+
+
+@pytest.mark.parametrize("kind", ["approle", "token"])
+def test_refused_credentials_are_told(vault: LocalVault, make_client: MakeClient, kind: str) -> None:
+    arguments = {"approle": {"role_id": "no", "secret_id": "such"}, "token": {"token": "no-such-token"}}[kind]
+    found = check(make_client(auth_type=kind, **arguments), FOLDERS)
+    assert found.reachable
+    assert not found.logged_in
+    assert len(found.problems) == 1
+    assert "no-such-token" not in found.problems[0]
