@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import email
 import email.policy
+import html
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -30,9 +32,16 @@ class Mail:
 
     @property
     def text(self) -> str:
-        """The readable body."""
+        """The body as a mail program shows it, without its markup."""
         body = self.message.get_body(("plain", "html"))
-        return str(body.get_content()) if body is not None else ""
+        if body is None:
+            return ""
+        text = str(body.get_content())
+        if body.get_content_type() == "text/html":
+            text = re.sub(r"</td>\s*<td[^>]*>", ": ", text)
+            text = re.sub(r"</(p|tr|div|table)>", "\n", text)
+            text = html.unescape(re.sub(r"<[^>]+>", "", text))
+        return re.sub(r"\n{2,}", "\n", text).strip()
 
 
 class Mailbox:

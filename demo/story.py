@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import textwrap
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -151,8 +154,7 @@ class Story:
                 return str(runs[0]["dag_run_id"]) if len(runs) >= nth else None
 
             run = wait_until(look, timeout=120, what=f"run {nth} of flights_marts for {day}")
-            self._client.wait_for_task("flights_marts", run, "marts.build")
-            self._client.wait_for_run("flights_marts", run)
+            self._client.wait_for_task("flights_marts", run, "marts.done")
             tasks = {
                 name: task
                 for name, task in self._client.tasks("flights_marts", run).items()
@@ -162,7 +164,7 @@ class Story:
             if bad:
                 raise AssertionError(f"dbt tasks: {bad}\n{self._client.explain('flights_marts', run)}")
             build = tasks["marts.build"]
-            step.note = f"{len(tasks) - 1} nodes shown as tasks, one dbt build of {build['duration']:.1f} s"
+            step.note = f"{len(tasks) - 2} nodes shown as tasks, one dbt build of {build['duration']:.1f} s"
             step.note += f"; {remark}" if remark else ""
         return run
 
@@ -237,9 +239,11 @@ class Story:
 
 def _message(log: str) -> str:
     """Return the words of the failure from a task's log."""
-    start = log.find("does not hold")
-    begin = log.rfind("\n", 0, start) + 1
-    return log[begin:]
+    begin = log.rfind("\n", 0, log.find("does not hold")) + 1
+    lines = itertools.takewhile(
+        lambda line: not re.match(r"\d{4}-\d\d-\d\dT", line), log[begin:].splitlines()
+    )
+    return textwrap.dedent("\n".join(lines)).removeprefix("AirflowFailException: ")
 
 
 def story_days(taken: int) -> tuple[date, date]:

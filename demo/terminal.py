@@ -7,8 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from rich.box import Box
 from rich.console import Console
+from rich.padding import Padding
+from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
+
+_BAR = Box("    \n│   \n    \n│   \n    \n    \n│   \n    \n")
+"""A box that is only its left side."""
 
 
 @dataclass
@@ -68,9 +75,9 @@ class Teller:
 
     def quote(self, text: str, *, title: str) -> None:
         """Show words as a person of the story reads them."""
-        self.console.print(f"   [dim]{title}[/dim]")
-        for line in text.strip().splitlines():
-            self.console.print(f"   [dim]│[/dim] {line}", highlight=False, markup=False, soft_wrap=False)
+        self.console.print(f"   {title}", style="dim")
+        quoted = Padding(Text(text.strip()), (0, 0, 0, 2))
+        self.console.print(Padding(Panel(quoted, box=_BAR, padding=0), (0, 0, 0, 3)))
 
     def summary(self) -> bool:
         """Print the table; returns whether every step came out as told."""

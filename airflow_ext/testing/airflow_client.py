@@ -242,7 +242,7 @@ class AirflowClient:
         if not ids:
             return []
         events = self.request(
-            "GET", "/assets/events", params={"asset_id": ids[0], "limit": 100, "order_by": "id"}
+            "GET", "/assets/events", params={"asset_id": ids[0], "limit": 100, "order_by": "timestamp"}
         )
         return list(events["asset_events"])
 

@@ -1,0 +1,1 @@
+select carrier, name as carrier_name from {{ source('raw', 'airlines') }}

@@ -1,0 +1,52 @@
+"""DAGs of the dbt integration test: one small project in a DuckDB file per DAG."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG
+
+from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject, DbtTaskGroup
+
+home = Path(os.environ["DBT_SHOP_HOME"])
+
+
+def project(name: str) -> DbtProject:
+    return DbtProject(
+        project_dir=home / "shop",
+        profile_conn_id=f"shop_{name}",
+        manifest=home / "shop" / "target" / "manifest.json",
+    )
+
+
+with DAG("dbt_green", schedule=None):
+    group = DbtTaskGroup("shop", project=project("green"), partition="{{ dag_run.conf.get('day', 'none') }}")
+    BashOperator(task_id="before", bash_command="true") >> group
+    group >> BashOperator(task_id="after", bash_command="true")
+
+with DAG("dbt_red", schedule=None):
+    DbtTaskGroup("shop", project=project("red"), vars={"fail": "{{ dag_run.conf['fail'] }}"})
+
+with DAG("dbt_retry", schedule=None):
+    DbtTaskGroup(
+        "shop",
+        project=project("retry"),
+        vars={"gate": "{{ dag_run.conf['gate'] }}"},
+        default_args={"retries": 1, "retry_delay": timedelta(seconds=2)},
+    )
+
+with DAG("dbt_alone", schedule=None):
+    DbtBuildOperator(
+        task_id="build", project=project("alone"), vars={"fail": "{{ dag_run.conf.get('fail', '') }}"}
+    )
+
+with DAG("dbt_bash", schedule=None):
+    BashOperator(
+        task_id="build",
+        bash_command="dbt build --project-dir $P --profiles-dir $P --target-path $T --log-path $T",
+        env={"P": str(home / "shop"), "T": str(home / "bash"), "SHOP_DUCKDB": str(home / "bash.duckdb")},
+        append_env=True,
+    )

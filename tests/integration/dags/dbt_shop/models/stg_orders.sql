@@ -1,0 +1,1 @@
+select * from {{ ref('raw_orders') }} where true {{ maybe_fail('stg_orders') }}

@@ -1,0 +1,1 @@
+select * from {{ ref('customers') }} where true {{ maybe_fail('top_customer') }} order by amount desc limit 1

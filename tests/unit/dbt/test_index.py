@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from airflow_ext.dbt.index import DbtIndex, DbtNode, load_index, write_atomically
+from airflow_ext.dbt.project import DbtProject
+from airflow_ext.exceptions import InvalidProjectError
+
+
+def refuse(content: bytes, *, key: str, source: str) -> DbtIndex:
+    raise AssertionError("the index should have come from the cache")
+
+
+def test_the_index_of_a_known_content_is_not_computed_again(shop: Path) -> None:
+    project = DbtProject(project_dir=shop)
+    first = project.index()
+    assert load_index(project.manifest, read=refuse, remedy="-") == first
+
+
+def test_a_copy_with_the_same_content_is_known(shop: Path, tmp_path: Path) -> None:
+    first = DbtProject(project_dir=shop).index()
+    copy = tmp_path / "copy.json"
+    copy.write_bytes((shop / "target" / "manifest.json").read_bytes())
+    assert load_index(copy, read=refuse, remedy="-") == first
+
+
+def test_a_changed_manifest_gives_a_changed_index(shop: Path) -> None:
+    project = DbtProject(project_dir=shop)
+    before = {node.name for node in project.index().nodes}
+    manifest = json.loads(project.manifest.read_bytes())
+    del manifest["nodes"]["model.shop.top_customer"]
+    write_atomically(project.manifest, json.dumps(manifest).encode())
+    assert {node.name for node in project.index().nodes} == before - {"top_customer"}
+
+
+def test_a_torn_manifest_is_answered_with_the_last_good_index(
+    shop: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    project = DbtProject(project_dir=shop)
+    good = project.index()
+    content = project.manifest.read_bytes()
+    project.manifest.write_bytes(content[: len(content) // 2])
+    with caplog.at_level(logging.WARNING):
+        assert project.index() == good
+    assert "last good" in caplog.text
+
+
+def test_a_torn_manifest_that_was_never_good_names_the_remedy(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text('{"metadata"')
+    project = DbtProject(project_dir=tmp_path, manifest=manifest)
+    with pytest.raises(InvalidProjectError, match=r"airflow-ext dbt index .* --out .*manifest\.json"):
+        project.index()
+
+
+def test_a_missing_manifest_names_the_remedy(tmp_path: Path) -> None:
+    project = DbtProject(project_dir=tmp_path, profile_conn_id="wh")
+    with pytest.raises(InvalidProjectError, match=f"airflow-ext dbt index {tmp_path} --adapter ADAPTER"):
+        project.index()
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "file"))
+    assert DbtProject(project_dir=shop).index().project == "shop"
+
+
+def _load(project_dir: Path) -> int:
+    return len(DbtProject(project_dir=project_dir).index().nodes)
+
+
+def test_many_processes_may_build_the_index_at_once(shop: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        assert pool.map(_load, [shop] * 16) == [10] * 16
+
+
+def test_an_asset_is_named_after_project_and_node() -> None:
+    node = DbtNode("model.p.m", "m", "model", True, "m", (), ("test.p.t",))
+    index = DbtIndex(1, "k", "p", "1.11", "duckdb", (node,), ("test.p.lonely",))
+    assert index.asset_name(node) == "dbt/p/m"
+    assert index.executed() == ["model.p.m", "test.p.t", "test.p.lonely"]

@@ -1,0 +1,262 @@
+"""The triggers against a stand-in for the triggerer's channel to Airflow; our own code is real."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import GetTaskStates, GetXCom, TaskStatesResult, XComResult
+from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
+
+from airflow_ext.exceptions import StoreUnavailableError
+from airflow_ext.triggers import dbt
+from airflow_ext.triggers.dbt import NODES_KEY, WAIT_LIMIT, DbtDoneTrigger, DbtNodeTrigger
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+GOOD = {"state": "success"}
+BAD = {"state": "failed", "message": "boom"}
+
+
+class Channel:
+    """Answers what a triggerer's supervisor would."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str | None] = {"g.build": "running"}
+        self.payload: dict[str, Any] | None = None
+        self.asked: list[str] = []
+        self.on_ask: Callable[[int], None] = lambda _: None
+
+    async def asend(self, message: Any) -> Any:
+        self.asked.append(type(message).__name__)
+        self.on_ask(len(self.asked))
+        if isinstance(message, GetTaskStates):
+            assert message.run_ids == ["run"], "states are asked for one run only"
+            found = {name: self.states[name] for name in message.task_ids or () if name in self.states}
+            return TaskStatesResult(task_states={"run": found})
+        assert isinstance(message, GetXCom)
+        assert (message.task_id, message.key) == ("g.build", NODES_KEY)
+        return XComResult(key=NODES_KEY, value=self.payload)
+
+    def tell(self, *, ended: bool = False, last: bool = True, at: float = 10.0, **nodes: Any) -> None:
+        self.payload = {"try": 1, "last": last, "ended": ended, "started": at, "at": at, "nodes": nodes}
+
+
+@pytest.fixture
+def channel(monkeypatch: pytest.MonkeyPatch) -> Channel:
+    channel = Channel()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", channel, raising=False)
+    monkeypatch.setattr(dbt, "POLL", 0.001)
+    return channel
+
+
+def started(trigger: Any, *, task_id: str = "g.m", attempt: int = 1, task: Any = None) -> Any:
+    # The setter looks up template fields of a real task, which a stand-in does not have.
+    trigger._task_instance = SimpleNamespace(
+        dag_id="dag", run_id="run", task_id=task_id, try_number=attempt, task=task
+    )
+    trigger.timeout_after = BEGIN + WAIT_LIMIT
+    return trigger
+
+
+def node(**more: Any) -> Any:
+    return started(DbtNodeTrigger(build_task_id="g.build", unique_id="m"), **more)
+
+
+def done(**more: Any) -> Any:
+    return started(DbtDoneTrigger(build_task_id="g.build"), task_id="g.done", **more)
+
+
+async def event_of(trigger: Any) -> TriggerEvent:
+    events: list[TriggerEvent] = [event async for event in trigger.run()]
+    assert len(events) == 1
+    return events[0]
+
+
+def end(trigger: Any) -> TriggerEvent:
+    return asyncio.run(asyncio.wait_for(event_of(trigger), timeout=10))
+
+
+@pytest.mark.parametrize("trigger", [node(), done()], ids=["node", "done"])
+def test_a_trigger_survives_serialization(trigger: Any) -> None:
+    path, arguments = trigger.serialize()
+    assert path == f"{type(trigger).__module__}.{type(trigger).__name__}"
+    assert type(trigger)(**json.loads(json.dumps(arguments))).serialize() == trigger.serialize()
+
+
+@pytest.mark.parametrize(
+    ("state", "nodes", "expected"),
+    [
+        pytest.param("running", {"m": GOOD}, TaskSuccessEvent, id="good-while-running"),
+        pytest.param("running", {"m": BAD}, TaskFailedEvent, id="bad-in-last-try"),
+        pytest.param("success", {"m": {"state": "skipped"}}, TaskSkippedEvent, id="skipped-by-dbt"),
+        pytest.param("success", {}, TaskFailedEvent, id="not-in-the-build"),
+        pytest.param("failed", {}, TaskFailedEvent, id="build-broke"),
+        pytest.param("failed", {"m": GOOD}, TaskSuccessEvent, id="good-before-the-build-broke"),
+        pytest.param("up_for_retry", {"m": GOOD}, TaskSuccessEvent, id="good-before-retry"),
+        pytest.param("skipped", {}, TaskSkippedEvent, id="build-skipped"),
+        pytest.param("upstream_failed", {}, TaskSkippedEvent, id="build-not-reached"),
+        pytest.param("removed", {}, TaskFailedEvent, id="build-removed"),
+    ],
+)
+def test_a_node_ends_as_dbt_ended_it(
+    channel: Channel, state: str, nodes: dict[str, Any], expected: type[TriggerEvent]
+) -> None:
+    channel.states["g.build"] = state
+    channel.tell(**nodes)
+    assert type(end(node())) is expected
+
+
+@pytest.mark.parametrize(
+    ("state", "last"), [("running", False), ("up_for_retry", True)], ids=["may-retry", "waits-for-retry"]
+)
+def test_a_failed_node_waits_while_the_build_may_retry(channel: Channel, state: str, last: bool) -> None:
+    channel.states["g.build"] = state
+    channel.tell(m=BAD, last=last)
+
+    def later(count: int) -> None:
+        if count == 20:
+            channel.states["g.build"] = "running"
+            channel.tell(m=GOOD)
+
+    channel.on_ask = later
+    assert type(end(node())) is TaskSuccessEvent
+    assert len(channel.asked) >= 20
+
+
+def test_results_of_an_earlier_run_of_the_build_are_not_taken(channel: Channel) -> None:
+    channel.tell(m=BAD, ended=True)
+
+    def later(count: int) -> None:
+        if count == 20:
+            channel.tell(m=GOOD)
+
+    channel.on_ask = later
+    assert type(end(node())) is TaskSuccessEvent
+
+
+@pytest.mark.parametrize("state", [None, "scheduled", "queued", "restarting"])
+def test_nothing_is_read_before_the_build_runs(channel: Channel, state: str | None) -> None:
+    channel.states["g.build"] = state
+    channel.tell(m=BAD)
+
+    def later(count: int) -> None:
+        if count == 10:
+            assert "GetXCom" not in channel.asked
+            channel.states["g.build"] = "running"
+            channel.tell(m=GOOD)
+
+    channel.on_ask = later
+    assert type(end(node())) is TaskSuccessEvent
+
+
+def test_a_build_task_that_is_not_there_ends_the_wait(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dbt, "PATIENCE", 3)
+    channel.states.clear()
+    assert type(end(node())) is TaskFailedEvent
+
+
+def test_an_airflow_that_does_not_answer_ends_the_wait_with_an_error(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dbt, "PATIENCE", 3)
+
+    def broken(_: int) -> None:
+        raise ConnectionError("gone")
+
+    channel.on_ask = broken
+    with pytest.raises(StoreUnavailableError, match=r"3 times.*gone"):
+        end(node())
+
+
+def test_all_nodes_of_a_run_share_one_reader(channel: Channel) -> None:
+    names = [f"m{number}" for number in range(50)]
+
+    def later(count: int) -> None:
+        if count == 20:
+            good: dict[str, Any] = dict.fromkeys(names, GOOD)
+            channel.tell(**good)
+
+    channel.on_ask = later
+
+    async def all_of_them() -> list[TriggerEvent]:
+        triggers = [
+            started(DbtNodeTrigger(build_task_id="g.build", unique_id=name), task_id=f"g.{name}")
+            for name in names
+        ]
+        return await asyncio.gather(*(event_of(trigger) for trigger in triggers))
+
+    events = asyncio.run(asyncio.wait_for(all_of_them(), timeout=10))
+    assert {type(event) for event in events} == {TaskSuccessEvent}
+    assert len(channel.asked) < 30
+    assert not dbt._SharedReader._all
+
+
+def tree(**upstream: set[str]) -> Any:
+    tasks = {f"g.{name}": SimpleNamespace(upstream_task_ids=above) for name, above in upstream.items()}
+    for task in tasks.values():
+        task.dag = SimpleNamespace(task_dict=tasks)
+    return tasks
+
+
+def test_a_node_cleared_without_its_build_is_built_on_a_worker(channel: Channel) -> None:
+    tasks = tree(up={"g.build"}, m={"g.up"}, build=set())
+    channel.states |= {"g.build": "success", "g.up": "running"}
+    channel.tell(m=BAD, ended=True, at=BEGIN.timestamp() - 60)
+
+    def later(count: int) -> None:
+        if count == 10:
+            channel.states["g.up"] = "success"
+
+    channel.on_ask = later
+    event = end(node(attempt=2, task=tasks["g.m"]))
+    assert (type(event), event.payload) == (TriggerEvent, {"status": "build", "unique_id": "m"})
+
+
+def test_a_cleared_node_below_a_failed_one_is_skipped(channel: Channel) -> None:
+    tasks = tree(up={"g.build"}, m={"g.up"}, build=set())
+    channel.states |= {"g.build": "success", "g.up": "failed"}
+    channel.tell(m=BAD, ended=True, at=BEGIN.timestamp() - 60)
+    assert type(end(node(attempt=2, task=tasks["g.m"]))) is TaskSkippedEvent
+
+
+def test_a_node_cleared_with_its_build_takes_the_new_result_even_if_it_reads_late(channel: Channel) -> None:
+    channel.states["g.build"] = "success"
+    channel.tell(m=GOOD, ended=True, at=(BEGIN + timedelta(minutes=1)).timestamp())
+    assert type(end(node(attempt=2))) is TaskSuccessEvent
+
+
+@pytest.mark.parametrize(
+    ("state", "nodes", "expected"),
+    [
+        pytest.param("success", {"m": GOOD}, TaskSuccessEvent, id="green"),
+        pytest.param("success", {"m": GOOD, "n": BAD}, TaskFailedEvent, id="one-node-failed"),
+        pytest.param("failed", {"m": GOOD}, TaskFailedEvent, id="build-failed"),
+        pytest.param("upstream_failed", {}, TaskFailedEvent, id="build-not-reached"),
+        pytest.param("skipped", {}, TaskSkippedEvent, id="build-skipped"),
+    ],
+)
+def test_the_group_is_green_only_if_everything_is(
+    channel: Channel, state: str, nodes: dict[str, Any], expected: type[TriggerEvent]
+) -> None:
+    channel.states["g.build"] = state
+    channel.tell(ended=True, **nodes)
+    assert type(end(done())) is expected
+
+
+@pytest.mark.parametrize(("state", "expected"), [("success", TaskSuccessEvent), ("failed", TaskFailedEvent)])
+def test_a_group_whose_nodes_were_cleared_is_what_its_node_tasks_are(
+    channel: Channel, state: str, expected: type[TriggerEvent]
+) -> None:
+    tasks = tree(up={"g.build"}, m={"g.up"}, build={"before"}, done={"g.m"})
+    tasks["before"] = SimpleNamespace(upstream_task_ids=set())
+    channel.states |= {"g.build": "success", "g.up": state, "g.m": "success"}
+    channel.tell(m=BAD, ended=True, at=BEGIN.timestamp() - 60)
+    assert type(end(done(attempt=2, task=tasks["g.done"]))) is expected
