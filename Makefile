@@ -6,6 +6,7 @@ ARGS ?=
 
 export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export UV_PYTHON_DOWNLOADS := never
+export NO_MKDOCS_2_WARNING := 1
 export PYTHONPATH :=
 # uv does not read pip's settings: hand over the index a company may have set there.
 ifdef PIP_INDEX_URL

@@ -1,1 +1,9 @@
 """Dataset contracts: the model, the judge and the verdict store; plain Python, no Airflow needed."""
+
+from __future__ import annotations
+
+from airflow_ext.contracts.model import Contract
+from airflow_ext.contracts.ranges import ContractRange
+from airflow_ext.contracts.verdict import Reason, RunReference, Status, Verdict
+
+__all__ = ["Contract", "ContractRange", "Reason", "RunReference", "Status", "Verdict"]
