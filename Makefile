@@ -8,6 +8,8 @@ export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export UV_PYTHON_DOWNLOADS := never
 export NO_MKDOCS_2_WARNING := 1
 export PYTHONPATH :=
+# Every Airflow process would compile all it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 # uv does not read pip's settings: hand over the index a company may have set there.
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)

@@ -227,7 +227,9 @@ class LocalAirflow:
             "LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_logs),
             "TRIGGERER__JOB_HEARTBEAT_SEC": "2",
         }
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        # Without bytecode every process, and so every task, would compile all it imports anew.
+        dropped = ("AIRFLOW", "PYTHONDONTWRITEBYTECODE")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         folder = str(Path(self.python).parent)
         return {
             **inherited,

@@ -1,0 +1,334 @@
+"""The embedded engine: one dlt pipeline run from a SQL source into DuckDB or PostgreSQL.
+
+It runs in a process of its own (:mod:`airflow_ext.sync.dlt_worker`), because dlt keeps global state and
+reads the environment, and because a process that ends has surely closed its DuckDB file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_ext.exceptions import SyncFailedError
+from airflow_ext.sync.dlt_job import DltJob, DltPair
+from airflow_ext.sync.model import SchemaChange, SyncResult, TableResult
+from airflow_ext.sync.sql_source import SqlTable, choose_reader
+from airflow_ext.sync.tables import CursorValue, SyncTable
+
+if TYPE_CHECKING:
+    import dlt
+    import sqlalchemy as sa
+
+MAX_PENDING_ROUNDS = 5
+"""A package that is still pending after so many loads will not get better by another one."""
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+class DltEngine:
+    """Runs one job and tells about its progress.
+
+    :param job: What to do.
+    :param tell: Takes events such as ``{"event": "rows", "table": "flights", "rows": 5000}``.
+    """
+
+    def __init__(self, job: DltJob, *, tell: Tell) -> None:
+        self.job = job
+        self.tell = tell
+        self._changes: dict[str, tuple[SchemaChange, ...]] = {}
+
+    def run(self) -> SyncResult:
+        """Finish what an earlier try left, then load the tables.
+
+        :raises InvalidError: If a table, column or connection must be changed by its author.
+        :raises SyncFailedError: If a step fails.
+        """
+        import dlt
+        import sqlalchemy as sa
+
+        job = self.job
+        started = datetime.now(UTC)
+        job.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _only_one(job.folder / f"{job.name}.lock", tell=self.tell):
+            pipeline = dlt.pipeline(
+                pipeline_name=job.name,
+                pipelines_dir=str(job.folder),
+                destination=_destination(job.pair),
+                dataset_name=job.pair.dataset,
+            )
+            self.tell({"event": "phase", "phase": "state"})
+            pipeline.activate()
+            pipeline.sync_destination()
+            finished = self._finish_pending(pipeline)
+            engine = sa.create_engine(job.pair.source_url)
+            try:
+                resources = [self._resource(engine, table) for table in job.tables]
+                self.tell({"event": "phase", "phase": "extract"})
+                pipeline.extract(resources, loader_file_format=_file_format(job.pair))
+            finally:
+                engine.dispose()
+            rows, run_id = self._load(pipeline)
+        return SyncResult(
+            backend="dlt",
+            run_id=run_id,
+            started=started.isoformat(),
+            ended=datetime.now(UTC).isoformat(),
+            tables=tuple(
+                TableResult(
+                    name=table.name,
+                    rows=rows.get(_table_name(table), 0),
+                    schema_changes=self._changes.get(table.name, ()),
+                )
+                for table in job.tables
+            ),
+            finished_pending=tuple(finished),
+        )
+
+    def _load(self, pipeline: dlt.Pipeline) -> tuple[dict[str, int], str]:
+        self.tell({"event": "phase", "phase": "normalize"})
+        normalized = pipeline.normalize()
+        self.tell({"event": "phase", "phase": "load"})
+        info = pipeline.load()
+        return dict(normalized.row_counts), info.loads_ids[-1] if info and info.loads_ids else ""
+
+    def _finish_pending(self, pipeline: dlt.Pipeline) -> list[dict[str, Any]]:
+        """Load the packages of a crashed try; dlt's own ``run`` would load them *instead of* new data."""
+        from dlt.pipeline.exceptions import PipelineStepFailed
+
+        finished: list[dict[str, Any]] = []
+        for _ in range(MAX_PENDING_ROUNDS):
+            if not pipeline.has_pending_data:
+                return finished
+            self.tell({"event": "phase", "phase": "pending"})
+            if pipeline.list_extracted_load_packages():
+                pipeline.normalize()
+            packages = [
+                {"run_id": load_id, "tables": self._pending_rows(pipeline, load_id)}
+                for load_id in pipeline.list_normalized_load_packages()
+            ]
+            try:
+                pipeline.load()
+            except PipelineStepFailed as error:
+                if pipeline.has_pending_data:
+                    raise
+                self.tell(
+                    {
+                        "event": "log",
+                        "level": "warning",
+                        "text": "rows left by an earlier try were refused by the destination and are read "
+                        f"again from the source: {root_cause(error)}",
+                    }
+                )
+            else:
+                finished += packages
+        if pipeline.has_pending_data:
+            raise SyncFailedError(
+                f"the load package of an earlier try cannot be finished; look at {pipeline.working_dir}, "
+                "and delete that folder to give the package up"
+            )
+        return finished
+
+    def _pending_rows(self, pipeline: dlt.Pipeline, load_id: str) -> dict[str, int | None]:
+        from pyarrow import parquet
+
+        names = {_table_name(table): table.name for table in self.job.tables}
+        rows: dict[str, int | None] = {}
+        for files in pipeline.get_load_package_info(load_id).jobs.values():
+            for file in files:
+                table = file.job_file_info.table_name
+                if table.startswith("_dlt") or table not in names:
+                    continue
+                known = file.job_file_info.file_format == "parquet"
+                count = parquet.read_metadata(file.file_path).num_rows if known else None
+                before = rows.get(names[table], 0)
+                rows[names[table]] = None if count is None or before is None else before + count
+        return rows
+
+    def _resource(self, engine: sa.Engine, table: SyncTable) -> Any:
+        import dlt
+
+        pair = self.job.pair
+        source = SqlTable(
+            engine,
+            table,
+            reader=choose_reader(pair.reader, engine.dialect.name),
+            chunk_rows=pair.chunk_rows,
+        )
+        total = 0
+
+        def count(rows: int) -> None:
+            nonlocal total
+            total += rows
+            self.tell({"event": "rows", "table": table.name, "rows": total})
+
+        def observe() -> None:
+            # Not the resource's own state: dlt resets that of every table it replaces.
+            known = dlt.current.source_state().setdefault("columns", {})
+            now = {column.name: str(column.arrow) for column in source.columns}
+            self._changes[table.name] = _changes(known.get(table.name), now)
+            known[table.name] = now
+
+        start, end = source.bounds(self.job.window) if table.cursor and self.job.window else (None, None)
+        since_last: Any = None
+        if table.cursor and not self.job.window:
+            # Rows at the last cursor value are read again, known ones dropped by key, or else by content.
+            since_last = dlt.sources.incremental(table.cursor, primary_key=table.primary_key or None)
+
+        def rows(cursor: Any = since_last) -> Iterator[Any]:
+            observe()
+            first = cursor.last_value if cursor else start
+            for batch in source.batches(start=first, end=end, on_rows=count):
+                yield batch if pair.destination == "duckdb" else _as_postgres_text(batch)
+
+        def there(column: str) -> str:
+            return f'"{_naming().normalize_identifier(column)}"'
+
+        disposition: Any = table.mode
+        if table.mode in ("merge", "window"):
+            # Always said outright, the key too: dlt keeps the scope of an earlier run in its schema, and
+            # would delete by a window of the past once the mode has changed.
+            scope = (
+                _window_scope(there(str(table.cursor)), start, end)
+                if table.mode == "window"
+                else _key_scope([there(column) for column in table.primary_key])
+            )
+            disposition = {
+                "disposition": "merge",
+                "strategy": "delete-insert",
+                "destination_scope": scope,
+            }
+        key: dict[str, Any] = {"primary_key": list(table.primary_key)} if table.mode == "merge" else {}
+        return dlt.resource(
+            rows,
+            name=table.name,
+            write_disposition=disposition,
+            **key,
+            columns=_hints(source),
+        )
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """Return the error and what led to it, the root last; dlt keeps part of the chain in attributes."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or getattr(current, "exception", None) or current.__context__
+    return chain
+
+
+def root_cause(error: BaseException) -> str:
+    """Return the first line of the error that started it all."""
+    root = causes(error)[-1]
+    if trace := getattr(root, "failed_message", None):
+        return re.sub(r"^[\w.]+(Exception|Error): ", "", str(trace).strip().splitlines()[-1])
+    return next(iter(str(root).strip().splitlines()), "") or type(root).__name__
+
+
+def _hints(source: SqlTable) -> dict[str, Any]:
+    """Return what Arrow cannot say, or dlt would not believe: JSON, bytes as text, no zone."""
+    import pyarrow as pa
+
+    hints: dict[str, Any] = {}
+    for column in source.columns:
+        if column.json:
+            hints[column.name] = {"name": column.name, "data_type": "json"}
+        elif pa.types.is_binary(column.arrow):
+            hints[column.name] = {"name": column.name, "data_type": "binary"}
+        elif pa.types.is_timestamp(column.arrow) and column.arrow.tz is None:
+            hints[column.name] = {"name": column.name, "data_type": "timestamp", "timezone": False}
+    return hints
+
+
+def _as_postgres_text(batch: Any) -> Any:
+    """Return the batch with bytes as the hexadecimal text PostgreSQL reads; CSV files carry no bytes."""
+    import pyarrow as pa
+
+    for index, field in enumerate(batch.schema):
+        if pa.types.is_binary(field.type):
+            texts = [
+                None if value is None else f"\\x{value.hex()}" for value in batch.column(index).to_pylist()
+            ]
+            batch = batch.set_column(index, field.name, pa.array(texts, pa.string()))
+    return batch
+
+
+def _changes(before: dict[str, str] | None, now: dict[str, str]) -> tuple[SchemaChange, ...]:
+    if before is None:
+        return (SchemaChange(kind="table_added"),)
+    added = [SchemaChange(kind="column_added", column=c, type=now[c]) for c in now if c not in before]
+    removed = [SchemaChange(kind="column_removed", column=c) for c in before if c not in now]
+    retyped = [
+        SchemaChange(kind="column_retyped", column=c, type=now[c])
+        for c in now
+        if c in before and before[c] != now[c]
+    ]
+    return (*added, *removed, *retyped)
+
+
+@cache
+def _naming() -> Any:
+    """Return dlt's rule for names in the destination: snake case."""
+    from dlt.common.schema import Schema
+
+    return Schema("names").naming
+
+
+def _table_name(table: SyncTable) -> str:
+    return str(_naming().normalize_table_identifier(table.name))
+
+
+def _destination(pair: DltPair) -> Any:
+    import dlt
+
+    # Staging first, then one transaction: a reader never sees a table half replaced.
+    strategy: dict[str, Any] = {"replace_strategy": "insert-from-staging"}
+    if pair.destination == "duckdb":
+        Path(pair.destination_url).parent.mkdir(parents=True, exist_ok=True)
+        return dlt.destinations.duckdb(credentials=pair.destination_url, **strategy)
+    return dlt.destinations.postgres(credentials=pair.destination_url, **strategy)
+
+
+def _file_format(pair: DltPair) -> Any:
+    return "parquet" if pair.destination == "duckdb" else "csv"
+
+
+def _window_scope(column: str, start: CursorValue | None, end: CursorValue | None) -> str:
+    """Return the condition that selects the window's rows in the destination."""
+    condition = f"{column} >= {_literal(start)} AND {column} < {_literal(end)}"
+    # dlt fills in table names with str.format.
+    return condition.replace("{", "{{").replace("}", "}}")
+
+
+def _key_scope(columns: list[str]) -> str:
+    """Return the condition that selects the rows in the destination that are loaded again."""
+    same = " AND ".join(f"s.{name} = {{table}}.{name}" for name in columns)
+    return f"EXISTS (SELECT 1 FROM {{staging_table}} AS s WHERE {same})"
+
+
+def _literal(value: CursorValue | None) -> str:
+    if isinstance(value, datetime):
+        return f"{'TIMESTAMP' if value.tzinfo is None else 'TIMESTAMPTZ'} '{value.isoformat(sep=' ')}'"
+    if isinstance(value, date):
+        return f"DATE '{value.isoformat()}'"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return str(value)
+
+
+@contextmanager
+def _only_one(path: Path, *, tell: Tell) -> Iterator[None]:
+    """Hold the pipeline's folder: two runs of one task at once would mix their packages."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell({"event": "log", "level": "info", "text": "waiting for another run of this task to end"})
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,75 @@
+"""What the embedded engine is told, in a form that travels through a pipe and never prints a secret."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airflow_ext.sync.tables import SyncTable, Window
+
+DESTINATIONS = ("duckdb", "postgres")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DltPair:
+    """A source, a destination and how rows travel between them.
+
+    :param source_url: SQLAlchemy URL of the source, password included.
+    :param destination: ``duckdb`` or ``postgres``.
+    :param destination_url: Path of the DuckDB file, or URL of the PostgreSQL database.
+    :param dataset: Schema in the destination.
+    :param reader: ``connectorx``, ``pyarrow`` or ``auto`` for the faster one that reads this source.
+    :param chunk_rows: Rows per Arrow batch; memory grows with it.
+    :param secrets: Values that must never show up in a message.
+    """
+
+    source_url: str = field(repr=False)
+    destination: str
+    destination_url: str = field(repr=False)
+    dataset: str = "raw"
+    reader: str = "auto"
+    chunk_rows: int = 100_000
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DltJob:
+    """One run of the embedded engine.
+
+    :param pair: Where from and where to.
+    :param name: Name of the dlt pipeline; cursors are kept under it.
+    :param folder: Folder that holds one folder per pipeline.
+    :param tables: Tables to load.
+    :param window: Range of cursor values, or ``None``.
+    """
+
+    pair: DltPair
+    name: str
+    folder: Path
+    tables: tuple[SyncTable, ...]
+    window: Window | None = None
+
+    def dump(self) -> bytes:
+        """Return one line of JSON; it holds the credentials and belongs into a pipe only."""
+        value: dict[str, Any] = {
+            "pair": asdict(self.pair),
+            "name": self.name,
+            "folder": str(self.folder),
+            "tables": [table.to_dict() for table in self.tables],
+            "window": asdict(self.window) if self.window else None,
+        }
+        return json.dumps(value).encode() + b"\n"
+
+    @classmethod
+    def load(cls, line: bytes) -> DltJob:
+        """Read what :meth:`dump` wrote."""
+        value = json.loads(line)
+        return cls(
+            pair=DltPair(**(value["pair"] | {"secrets": tuple(value["pair"]["secrets"])})),
+            name=value["name"],
+            folder=Path(value["folder"]),
+            tables=tuple(SyncTable.from_dict(table) for table in value["tables"]),
+            window=Window(**value["window"]) if value["window"] else None,
+        )

@@ -1,0 +1,125 @@
+"""The process of the embedded engine: ``python -m airflow_ext.sync.dlt_worker``.
+
+The job arrives as the first line of standard input, credentials included; standard input stays open for
+as long as the parent lives and its end stops the run. Events leave as lines of JSON on standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from typing import IO, Any
+
+from airflow_ext.exceptions import InvalidError, SyncFailedError
+from airflow_ext.sync.dlt_engine import DltEngine, causes, root_cause
+from airflow_ext.sync.dlt_job import DltJob
+from airflow_ext.sync.scrub import scrub
+
+LAST_WORDS_SECONDS = 3
+"""Time to stop in good order once the parent is gone."""
+
+
+class _Events:
+    """Writes events to the parent, free of credentials."""
+
+    def __init__(self, out: IO[str], secrets: tuple[str, ...]) -> None:
+        self._out = out
+        self._secrets = secrets
+        self._lock = threading.Lock()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        event = {
+            key: scrub(value, self._secrets) if isinstance(value, str) else value
+            for key, value in event.items()
+        }
+        with self._lock:
+            self._out.write(json.dumps(event) + "\n")
+            self._out.flush()
+
+
+_KNOWN_LINES = (
+    "column hints were different",  # every JSON column: its hint differs from Arrow's text on purpose
+    "Terminal exception in job",  # comes back as the reason of the failure
+    "failed terminally in load",
+)
+
+
+class _LogEvents(logging.Handler):
+    """Hands on dlt's warnings, without those that say nothing new."""
+
+    def __init__(self, tell: _Events) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if not any(known in text for known in _KNOWN_LINES):
+            self._tell({"event": "log", "level": "warning", "text": f"dlt: {text.splitlines()[0]}"})
+
+
+def _stop(*_: object) -> None:
+    # dlt cleans up after a KeyboardInterrupt and takes a SIGTERM for the end of the process.
+    raise KeyboardInterrupt
+
+
+def _watch_parent(stdin: IO[bytes]) -> None:
+    stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(LAST_WORDS_SECONDS)
+    os._exit(1)
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Return the event for an error: its own words if it is ours, the root of dlt's chain otherwise."""
+    chain = causes(error)
+    names = {type(link).__name__ for link in chain}
+    if "KeyboardInterrupt" in names or "SignalReceivedException" in names:
+        return {"event": "cancelled"}
+    for link in chain:
+        if isinstance(link, InvalidError) or type(link) is ValueError:
+            return {"event": "failed", "reason": str(link), "fixable": True, "table": ""}
+        if isinstance(link, SyncFailedError):
+            return {"event": "failed", "reason": str(link), "fixable": False, "table": link.table}
+    step = next((str(link.step) for link in chain if hasattr(link, "step")), "")
+    job = next((str(link.job_id) for link in chain if hasattr(link, "job_id")), "")
+    reason = root_cause(error)
+    return {
+        "event": "failed",
+        "reason": f"{step}: {reason}" if step else reason,
+        "fixable": False,
+        "table": job.split(".")[0],
+    }
+
+
+def main() -> int:
+    """Run the job on standard input; the status is 0 only if it succeeded."""
+    # Libraries print; what they print must not get between the events.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    stdin = sys.stdin.buffer
+    job = DltJob.load(stdin.readline())
+    tell = _Events(out, job.pair.secrets)
+    signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_watch_parent, args=(stdin,), daemon=True).start()
+    try:
+        import dlt  # noqa: F401  # sets up its logger, whose lines then become events
+
+        logger = logging.getLogger("dlt")
+        logger.handlers[:] = [_LogEvents(tell)]
+        logger.propagate = False
+        result = DltEngine(job, tell=tell).run()
+    except BaseException as error:  # noqa: BLE001  # whatever it is, the parent must hear of it
+        sys.stderr.write(scrub("".join(traceback.format_exception(error)), job.pair.secrets))
+        tell(describe(error))
+        return 1
+    tell({"event": "done", "result": result.to_dict()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""What a sync run is, whatever runs it: our states, results and capabilities, never a vendor's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class SyncStatus(StrEnum):
+    """State of a sync run."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self in (SyncStatus.SUCCEEDED, SyncStatus.FAILED, SyncStatus.CANCELLED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a backend can do; an operator asks here instead of trying.
+
+    :param cancel: A running sync can be stopped.
+    :param windowed: A run can be limited to a window of a cursor column.
+    :param row_counts: The result knows the rows of each table.
+    :param schema_changes: The result knows what changed in each table's columns.
+    """
+
+    cancel: bool = False
+    windowed: bool = False
+    row_counts: bool = False
+    schema_changes: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaChange:
+    """One difference between a table as it was and as it is now.
+
+    :param kind: ``table_added``, ``column_added``, ``column_removed`` or ``column_retyped``. A removed
+        column is gone from the source; the destination keeps it, null from now on.
+    :param column: The column; empty for a table.
+    :param type: New type of an added or retyped column in the engine's words.
+    """
+
+    kind: str
+    column: str = ""
+    type: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """Return plain JSON without empty fields."""
+        return {
+            key: value
+            for key, value in (("kind", self.kind), ("column", self.column), ("type", self.type))
+            if value
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableResult:
+    """What a run did to one table.
+
+    :param name: The table as the DAG author wrote it.
+    :param rows: Rows loaded; ``None`` when the backend cannot know. 0 means none.
+    :param schema_changes: What changed since the run before.
+    """
+
+    name: str
+    rows: int | None = None
+    schema_changes: tuple[SchemaChange, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON; unknown rows stay ``None``."""
+        return {"rows": self.rows, "schema_changes": [change.to_dict() for change in self.schema_changes]}
+
+    @classmethod
+    def from_dict(cls, name: str, value: Mapping[str, Any]) -> TableResult:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(
+            name=name,
+            rows=value["rows"],
+            schema_changes=tuple(SchemaChange(**change) for change in value["schema_changes"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncResult:
+    """A run that succeeded.
+
+    :param backend: Which backend ran it, such as ``dlt``.
+    :param run_id: The run as the backend names it.
+    :param started: Start in UTC, ISO 8601.
+    :param ended: End in UTC, ISO 8601.
+    :param tables: One entry per table asked for, in that order.
+    :param finished_pending: Packages that an earlier, crashed try had left behind and that were loaded
+        before the new data, each ``{"run_id": ..., "tables": {name: rows}}``; empty when there were none.
+    :param link: Page of the run in the backend's own web interface, if it has one.
+    """
+
+    backend: str
+    run_id: str
+    started: str
+    ended: str
+    tables: tuple[TableResult, ...] = ()
+    finished_pending: tuple[Mapping[str, Any], ...] = ()
+    link: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON, the shape that goes to XCom."""
+        return {
+            "backend": self.backend,
+            "run_id": self.run_id,
+            "started": self.started,
+            "ended": self.ended,
+            "tables": {table.name: table.to_dict() for table in self.tables},
+            "finished_pending": [dict(package) for package in self.finished_pending],
+            "link": self.link,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> SyncResult:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(
+            backend=value["backend"],
+            run_id=value["run_id"],
+            started=value["started"],
+            ended=value["ended"],
+            tables=tuple(TableResult.from_dict(name, table) for name, table in value["tables"].items()),
+            finished_pending=tuple(value["finished_pending"]),
+            link=value["link"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """Where a run stands.
+
+    :param status: Our state.
+    :param phase: What it is doing, for the log; empty when unknown.
+    :param rows: Rows seen so far per table.
+    :param messages: Lines for the log since the last look, as (level, text) with ``info`` or ``warning``.
+    :param reason: Why it failed; without credentials.
+    :param table: The table it failed in, where that is known.
+    :param fixable: The author of the DAG or connection must change something; trying again will not help.
+    :param result: The result, once it has succeeded.
+    """
+
+    status: SyncStatus
+    phase: str = ""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    messages: tuple[tuple[str, str], ...] = ()
+    reason: str = ""
+    table: str = ""
+    fixable: bool = False
+    result: SyncResult | None = None

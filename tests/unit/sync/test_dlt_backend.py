@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_ext.exceptions import InvalidError
+from airflow_ext.sync.backend import SyncRequest
+from airflow_ext.sync.model import SyncStatus
+from airflow_ext.sync.tables import SyncTable, Window
+
+FLIGHTS = SyncTable("flights", mode="window", cursor="flight_date")
+FIRST, SECOND = ("2013-01-01", "2013-01-02"), ("2013-01-02", "2013-01-03")
+Until = Callable[[Callable[[], bool]], None]
+
+
+def tables_of(status: Any) -> dict[str, Any]:
+    assert status.status is SyncStatus.SUCCEEDED, status.reason
+    found: dict[str, Any] = status.result.to_dict()["tables"]
+    return found
+
+
+def flights(source: Any) -> None:
+    source(
+        "CREATE TABLE flights (id int, flight_date date, carrier text)",
+        "INSERT INTO flights SELECT g, date '2013-01-01' + g / 10, 'UA' FROM generate_series(0, 29) g",
+    )
+
+
+def test_a_window_makes_the_destination_equal_to_the_source_for_that_window(source: Any, syncs: Any) -> None:
+    flights(source)
+    assert tables_of(syncs(FLIGHTS, window=FIRST))["flights"] == {
+        "rows": 10,
+        "schema_changes": [{"kind": "table_added"}],
+    }
+    for _ in range(2):  # the second load changes nothing
+        assert tables_of(syncs(FLIGHTS, window=SECOND))["flights"] == {"rows": 10, "schema_changes": []}
+    by_day = "SELECT flight_date::text, count(*), min(carrier) FROM raw.flights GROUP BY 1 ORDER BY 1"
+    assert syncs.rows(by_day) == [("2013-01-01", 10, "UA"), ("2013-01-02", 10, "UA")]
+
+    source(
+        "DELETE FROM flights WHERE id IN (3, 12)",  # 3 lies outside the window and stays
+        "UPDATE flights SET carrier = 'AA' WHERE id = 13",
+    )
+    assert tables_of(syncs(FLIGHTS, window=SECOND))["flights"]["rows"] == 9
+    assert syncs.rows(by_day) == [("2013-01-01", 10, "UA"), ("2013-01-02", 9, "AA")]
+
+    source("DELETE FROM flights WHERE flight_date = '2013-01-02'")
+    assert tables_of(syncs(FLIGHTS, window=SECOND))["flights"]["rows"] == 0
+    assert syncs.rows(by_day) == [("2013-01-01", 10, "UA")]
+
+
+def test_a_mode_that_changed_does_not_delete_by_the_old_window(source: Any, syncs: Any) -> None:
+    flights(source)
+    syncs(FLIGHTS, window=SECOND)
+    source("DELETE FROM flights WHERE id = 12")
+    merged = SyncTable("flights", mode="merge", primary_key="id")
+    assert tables_of(syncs(merged))["flights"]["rows"] == 29
+    assert syncs.rows("SELECT count(*), count(DISTINCT id) FROM raw.flights") == [(30, 30)]
+
+
+def test_each_mode_in_one_run_and_once_more(source: Any, syncs: Any) -> None:
+    for name in ("merged", "appended", "replaced"):
+        source(
+            f"CREATE TABLE {name} (id int PRIMARY KEY, changed timestamp, name text)",
+            f"INSERT INTO {name} SELECT g, timestamp '2013-01-01' + g * interval '1 h', 'old'"
+            " FROM generate_series(1, 4) g",
+        )
+    tables = (
+        SyncTable("merged", primary_key="id"),
+        SyncTable("appended", mode="append", cursor="changed"),
+        SyncTable("replaced", mode="replace"),
+    )
+    assert [table["rows"] for table in tables_of(syncs(*tables)).values()] == [4, 4, 4]
+    for name in ("merged", "appended", "replaced"):
+        source(
+            f"DELETE FROM {name} WHERE id = 1",
+            f"UPDATE {name} SET name = 'new' WHERE id = 2",
+            f"INSERT INTO {name} VALUES (5, '2013-01-01 04:00', 'new')",  # as late as the last one seen
+        )
+    assert [table["rows"] for table in tables_of(syncs(*tables)).values()] == [4, 1, 4]
+    assert syncs.rows("SELECT id, name FROM raw.merged ORDER BY id") == [
+        *[(1, "old"), (2, "new"), (3, "old"), (4, "old"), (5, "new")]
+    ]
+    assert syncs.rows("SELECT id, name FROM raw.appended ORDER BY id") == [
+        *[(1, "old"), (2, "old"), (3, "old"), (4, "old"), (5, "new")]
+    ]
+    assert syncs.rows("SELECT id, name FROM raw.replaced ORDER BY id") == [
+        *[(2, "new"), (3, "old"), (4, "old"), (5, "new")]
+    ]
+    assert [table["rows"] for table in tables_of(syncs(*tables)).values()] == [4, 0, 4]
+
+
+def test_a_fresh_worker_continues_from_the_cursor_in_the_destination(source: Any, syncs: Any) -> None:
+    source("CREATE TABLE t (id int)", "INSERT INTO t VALUES (1), (2)")
+    table = SyncTable("t", mode="append", cursor="id")
+    assert tables_of(syncs(table))["t"]["rows"] == 2
+    shutil.rmtree(syncs.folder)
+    source("INSERT INTO t VALUES (3)")
+    assert tables_of(syncs(table))["t"] == {"rows": 1, "schema_changes": []}
+    assert syncs.rows("SELECT count(*), count(DISTINCT id) FROM raw.t") == [(3, 3)]
+
+
+def test_types_arrive_in_duckdb(source: Any, syncs: Any) -> None:
+    source(
+        """CREATE TABLE kinds (id int, price numeric(12,2), moment timestamptz, local timestamp, day date,
+        doc jsonb, numbers int[], key uuid, raw bytea, flag boolean, ratio double precision, span interval)""",
+        r"""INSERT INTO kinds VALUES (1, 1234567890.12, '2013-01-02 03:04:05+02', '2013-01-02 03:04:05',
+        '2013-01-02', '{"a": null}', '{1,2}', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '\x00ff', true, 2.5,
+        '1 day')""",
+    )
+    assert tables_of(syncs(SyncTable("kinds", mode="replace")))["kinds"]["rows"] == 1
+    assert dict(syncs.rows("SELECT column_name, column_type FROM (DESCRIBE raw.kinds)")) == {
+        "id": "INTEGER",
+        "price": "DECIMAL(12,2)",
+        "moment": "TIMESTAMP WITH TIME ZONE",
+        "local": "TIMESTAMP",
+        "day": "DATE",
+        "doc": "JSON",
+        "numbers": "JSON",
+        "key": "VARCHAR",
+        "raw": "BLOB",
+        "flag": "BOOLEAN",
+        "ratio": "DOUBLE",
+        "span": "VARCHAR",
+    }
+    row = syncs.rows("SELECT price, moment::text, local::text, doc, numbers, raw, span FROM raw.kinds")[0]
+    assert row[0] == Decimal("1234567890.12")
+    assert row[1].startswith("2013-01-02 ")
+    assert row[2:] == ("2013-01-02 03:04:05", '{"a": null}', "[1,2]", b"\x00\xff", "1 day")
+
+
+def test_types_arrive_in_postgres(source: Any, syncs: Any) -> None:
+    source(
+        """CREATE TABLE kinds (id int, price numeric(12,2), moment timestamptz, local timestamp, day date,
+        doc jsonb, numbers int[], raw bytea, note text, flag boolean)""",
+        r"""INSERT INTO kinds VALUES (1, 12.30, '2013-01-02 03:04:05+02', '2013-01-02 03:04:05',
+        '2013-01-02', '{"a": "x,\"y"}', '{1,NULL}', '\x00ff', E'two\nlines, "quoted"', true),
+        (2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)""",
+    )
+    tables = (SyncTable("kinds", mode="window", cursor="id"),)
+    for _ in range(2):
+        assert tables_of(syncs(*tables, window=("1", "5"), to_postgres=True))["kinds"]["rows"] == 2
+    assert (
+        source(
+            "SELECT * FROM raw.kinds EXCEPT SELECT id, price, moment, local, day, doc, "
+            "to_jsonb(numbers), raw, note, flag FROM public.kinds"
+        )
+        == []
+    )
+    assert source("SELECT count(*), count(raw) FROM raw.kinds") == [(2, 1)]
+
+
+def test_columns_that_come_go_or_change_their_type_are_reported(source: Any, syncs: Any) -> None:
+    source("CREATE TABLE t (id int, gone text, n int)", "INSERT INTO t VALUES (1, 'a', 1)")
+    table = SyncTable("t", primary_key="id")
+    syncs(table)
+    source("ALTER TABLE t DROP gone", "ALTER TABLE t ADD fresh date", "ALTER TABLE t ALTER n TYPE bigint")
+    assert tables_of(syncs(table))["t"]["schema_changes"] == [
+        {"kind": "column_added", "column": "fresh", "type": "date32[day]"},
+        {"kind": "column_removed", "column": "gone"},
+        {"kind": "column_retyped", "column": "n", "type": "int64"},
+    ]
+    assert syncs.rows("SELECT id, gone, n FROM raw.t") == [(1, None, 1)]
+
+
+def test_rows_the_destination_refuses_fail_the_run_and_do_not_block_the_next(source: Any, syncs: Any) -> None:
+    flights(source)
+    table = SyncTable("flights", mode="window", cursor="flight_date", columns=["id", "flight_date"])
+    syncs(table, window=FIRST)
+    source("ALTER TABLE flights ALTER id TYPE text USING 'x' || id")
+    status = syncs(table, window=FIRST)
+    assert (status.status, status.table, status.fixable) == (SyncStatus.FAILED, "flights", False)
+    assert "Could not convert string 'x" in status.reason
+    assert syncs.rows("SELECT count(*) FROM raw.flights") == [(10,)], "the window is as it was"
+    source("ALTER TABLE flights ALTER id TYPE int USING substr(id, 2)::int")
+    assert tables_of(syncs(table, window=FIRST))["flights"]["rows"] == 10
+    assert syncs.rows("SELECT count(*) FROM raw.flights") == [(10,)]
+
+
+def test_a_missing_table_or_column_is_for_the_author_to_fix(source: Any, syncs: Any) -> None:
+    flights(source)
+    status = syncs(SyncTable("flight", mode="append"))
+    assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
+    assert "table 'flight' does not exist" in status.reason
+
+
+def test_a_source_that_does_not_answer_fails_without_its_password(
+    source: Any, syncs: Any, until: Until
+) -> None:
+    url = source.url.replace(f":{source.server.port}/", ":1/")
+    status = syncs(FLIGHTS, window=FIRST, source_url=url)
+    assert (status.status, status.fixable) == (SyncStatus.FAILED, False)
+    assert "127.0.0.1" in status.reason
+    assert source.server.password not in status.reason + str(syncs.messages)
+
+
+def _leaks(folder: Path, secret: str) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+def test_credentials_and_the_environment_stay_where_they_are(
+    source: Any, syncs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flights(source)
+    monkeypatch.setenv("SOURCES__CREDENTIALS", "from the user's own environment")
+    before = dict(os.environ)
+    assert syncs(FLIGHTS, window=FIRST, to_postgres=True).status is SyncStatus.SUCCEEDED
+    source("ALTER TABLE flights ALTER id TYPE text USING 'x'")
+    assert syncs(FLIGHTS, window=FIRST, to_postgres=True).status is SyncStatus.FAILED
+    assert _leaks(tmp_path, source.server.password) == []
+    assert dict(os.environ) == before
+    assert not list(syncs.folder.rglob("*.toml"))
+
+
+class Blocked:
+    """Holds the destination table so that a load hangs exactly where it writes."""
+
+    def __init__(self, source: Any, until: Until) -> None:
+        self.source = source
+        self._until = until
+
+    def __enter__(self) -> Blocked:
+        self._connection = self.source.server.connect(self.source.name)
+        self._connection.cursor().execute("LOCK TABLE raw.flights IN ACCESS EXCLUSIVE MODE")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def wait(self) -> None:
+        asked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'raw.flights'::regclass"
+        self._until(lambda: self.source(asked)[0][0] > 0)
+
+
+def test_a_package_of_a_killed_try_is_finished_and_then_the_new_data_loaded(
+    source: Any, syncs: Any, until: Until
+) -> None:
+    flights(source)
+    tables_of(syncs(FLIGHTS, window=FIRST, to_postgres=True))
+    backend = syncs.backend(to_postgres=True)
+
+    async def killed() -> SyncStatus:
+        handle = await backend.start(
+            SyncRequest(name="job", tables=(FLIGHTS,), window=Window(start=SECOND[0], end=SECOND[1]))
+        )
+        await asyncio.to_thread(blocked.wait)
+        os.kill(handle["pid"], signal.SIGKILL)
+        while True:
+            if (status := (await backend.poll(handle, wait=60)).status).ended:
+                return SyncStatus(status)
+
+    with Blocked(source, until) as blocked:
+        assert asyncio.run(killed()) is SyncStatus.FAILED
+    assert source("SELECT count(*) FROM raw.flights")[0][0] in (10, 20), "all of it or nothing"
+
+    status = syncs(FLIGHTS, window=("2013-01-03", "2013-01-04"), to_postgres=True)
+    assert tables_of(status)["flights"]["rows"] == 10
+    (package,) = status.result.finished_pending
+    assert list(package["tables"]) == ["flights"]
+    assert source("SELECT count(*), count(DISTINCT flight_date) FROM raw.flights") == [(30, 3)]
+
+
+def test_a_cancelled_sync_stops_soon_and_leaves_nothing_half_written(
+    source: Any, syncs: Any, until: Until
+) -> None:
+    flights(source)
+    tables_of(syncs(FLIGHTS, window=FIRST, to_postgres=True))
+    backend = syncs.backend(to_postgres=True)
+
+    async def cancelled() -> tuple[Any, int]:
+        handle = await backend.start(
+            SyncRequest(name="job", tables=(FLIGHTS,), window=Window(start=SECOND[0], end=SECOND[1]))
+        )
+        await asyncio.to_thread(blocked.wait)
+        await backend.cancel(handle, patience=1)
+        return await backend.poll(handle, wait=30), handle["pid"]
+
+    with Blocked(source, until) as blocked:
+        status, pid = asyncio.run(cancelled())
+    assert status.status is SyncStatus.CANCELLED
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    # PostgreSQL may still finish the statement it was in; it does all of it or nothing.
+    assert source("SELECT count(*) FROM raw.flights")[0][0] in (10, 20)
+
+
+def test_a_worker_whose_parent_is_gone_ends(source: Any, syncs: Any, until: Until) -> None:
+    flights(source)
+    tables_of(syncs(FLIGHTS, window=FIRST, to_postgres=True))
+    backend = syncs.backend(to_postgres=True)
+
+    async def orphaned() -> None:
+        handle = await backend.start(
+            SyncRequest(name="job", tables=(FLIGHTS,), window=Window(start=SECOND[0], end=SECOND[1]))
+        )
+        await asyncio.to_thread(blocked.wait)
+        run = backend._runs[handle["run"]]
+        run._process.stdin.close()  # what the system does for a parent that was killed
+        while not (await backend.poll(handle, wait=30)).status.ended:
+            pass
+
+    with Blocked(source, until) as blocked:
+        asyncio.run(orphaned())
+
+
+def test_a_handle_of_another_process_is_refused(syncs: Any) -> None:
+    with pytest.raises(InvalidError, match="was not started by this process"):
+        asyncio.run(syncs.backend().poll({"backend": "dlt", "run": "elsewhere"}))

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from airflow_ext.exceptions import InvalidError
+from airflow_ext.hooks.sync import DltHook
+from airflow_ext.provider import get_provider_info
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, conn_id: str, **fields: Any) -> None:
+    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(fields))
+
+
+@pytest.fixture
+def postgres(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    fields = {"host": "127.0.0.1", "port": server.port, "login": server.user, "schema": "postgres"}
+    connect(monkeypatch, "pg", conn_type="postgres", password=server.password, **fields)
+    return server
+
+
+def pair(monkeypatch: pytest.MonkeyPatch, **extra: Any) -> DltHook:
+    extra = {"source_conn_id": "pg", "destination_conn_id": "duck"} | extra
+    connect(monkeypatch, "both", conn_type="ext-dlt", extra=extra)
+    return DltHook("both")
+
+
+def test_a_postgres_connection_becomes_a_url_with_its_password_and_options(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    password = "p@ss/w%rd:ä"  # every character that a URL encodes
+    fields = {"host": "db", "port": 5433, "login": "me", "password": password, "schema": "shop"}
+    connect(monkeypatch, "pg", conn_type="postgres", extra={"sslmode": "require"}, **fields)
+    connect(monkeypatch, "duck", conn_type="duckdb", host=str(tmp_path / "w.duckdb"))
+    found = pair(monkeypatch).get_conn()
+    url = sa.make_url(found.source_url)
+    assert (url.get_backend_name(), url.host, url.port, url.database) == ("postgresql", "db", 5433, "shop")
+    assert (url.password, url.query["sslmode"]) == (password, "require")
+    assert password not in repr(found)
+    assert (found.destination, found.destination_url) == ("duckdb", str(tmp_path / "w.duckdb"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        pytest.param({"conn_type": "duckdb"}, "put its path into the host field", id="DuckDB without file"),
+        pytest.param({"conn_type": "duckdb", "host": "x", "password": "t"}, "MotherDuck", id="MotherDuck"),
+        pytest.param({"conn_type": "http", "host": "x"}, "'http'; a sync writes into", id="no database"),
+    ],
+)
+def test_a_destination_that_cannot_be_written_is_refused(
+    postgres: Any, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], told: str
+) -> None:
+    connect(monkeypatch, "duck", **fields)
+    with pytest.raises(InvalidError, match=told):
+        pair(monkeypatch).get_conn()
+
+
+def test_a_source_that_is_no_sql_database_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    connect(monkeypatch, "pg", conn_type="http", host="x")
+    connect(monkeypatch, "duck", conn_type="duckdb", host=str(tmp_path / "w.duckdb"))
+    with pytest.raises(InvalidError, match="'http', which SQLAlchemy has no dialect for"):
+        pair(monkeypatch).get_conn()
+
+
+@pytest.mark.parametrize("rows", [0, -1, "many"])
+def test_chunk_rows_must_be_a_number_of_rows(monkeypatch: pytest.MonkeyPatch, rows: Any) -> None:
+    hook = pair(monkeypatch, chunk_rows=rows)
+    if rows == 0:  # an empty number field of the form
+        assert hook.settings.chunk_rows > 0
+        return
+    with pytest.raises(InvalidError, match="chunk_rows="):
+        _ = hook.settings
+
+
+def test_testing_the_connection_opens_both_ends(
+    postgres: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    connect(monkeypatch, "duck", conn_type="duckdb", host=str(tmp_path / "new" / "w.duckdb"))
+    assert pair(monkeypatch).test_connection() == (True, "Source and destination answer; tables go to 'raw'")
+    assert not (tmp_path / "new").exists(), "a test makes nothing"
+
+    (tmp_path / "broken.duckdb").write_text("no database")
+    connect(monkeypatch, "duck", conn_type="duckdb", host=str(tmp_path / "broken.duckdb"))
+    works, told = pair(monkeypatch).test_connection()
+    assert (works, told.startswith("destination: ")) == (False, True)
+
+    fields = {"host": "127.0.0.1", "port": postgres.port, "login": "nobody", "schema": "postgres"}
+    connect(monkeypatch, "pg", conn_type="postgres", password="not-the-password", **fields)
+    works, told = pair(monkeypatch).test_connection()
+    assert (works, told.startswith("source: ")) == (False, True)
+    assert "not-the-password" not in told
+
+
+def test_the_form_has_the_fields_the_hook_reads() -> None:
+    (form,) = (
+        item
+        for item in get_provider_info()["connection-types"]
+        if item["connection-type"] == DltHook.conn_type
+    )
+    assert form["hook-name"] == DltHook.hook_name
+    assert set(form["conn-fields"]) == {
+        *["source_conn_id", "destination_conn_id", "dataset", "backend", "chunk_rows"]
+    }
