@@ -1,0 +1,124 @@
+"""What ``doctor`` looks at in the metadata database: migrations, components, what SLAs need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from packaging.version import Version
+
+from airflow_ext.cli.doctor_finding import Finding, fail, ok, warn
+from airflow_ext.cli.doctor_install import importable
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+_COMPONENTS = {
+    "SchedulerJob": ("scheduler", "no run starts and no missed deadline is seen"),
+    "DagProcessorJob": ("dag-processor", "changes of DAG files are not seen"),
+    "TriggererJob": ("triggerer", "deferred tasks wait for ever and no missed SLA is told"),
+}
+
+
+def database() -> Iterator[Finding]:
+    """The metadata database answers, is at the version of the code, and what is in it is well."""
+    from airflow import settings
+    from airflow.utils.db import check_migrations
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with settings.get_engine().connect() as connection:
+            dialect = connection.dialect.name
+            connection.execute(text("select 1"))
+    except SQLAlchemyError as error:
+        yield fail(
+            f"the metadata database does not answer ({type(error).__name__})",
+            "Check AIRFLOW__DATABASE__SQL_ALCHEMY_CONN, the server and the network between.",
+        )
+        return
+    try:
+        check_migrations(1)
+    except TimeoutError:
+        yield fail(f"the metadata database ({dialect}) is not at this version", "Run: airflow db migrate.")
+        return
+    yield ok(f"metadata database ({dialect}) answers and is migrated")
+    if dialect == "sqlite":
+        yield warn("the metadata database is SQLite", "Good for a trial; use PostgreSQL for real work.")
+    if dialect == "postgresql" and find_spec("asyncpg") is None:
+        yield fail("PostgreSQL metadata needs asyncpg too", "pip install asyncpg.")
+    yield from components()
+    yield from deadlines()
+
+
+def components() -> Iterator[Finding]:
+    """Scheduler, dag-processor and triggerer have sent a heartbeat lately."""
+    from airflow.jobs.job import most_recent_job
+
+    with _session() as session:
+        for job_type, (name, consequence) in _COMPONENTS.items():
+            job = most_recent_job(job_type, session=session)
+            if job is not None and job.is_alive():
+                yield ok(f"{name} is alive")
+            else:
+                yield warn(f"no {name} is alive: {consequence}", f"Start one: airflow {name}.")
+
+
+def deadlines() -> Iterator[Finding]:
+    """What DAGs say about deadlines will work when it is needed."""
+    from airflow.models.deadline_alert import DeadlineAlert
+    from airflow.models.serialized_dag import SerializedDagModel
+    from sqlalchemy import select
+
+    from airflow_ext.sla.declare import CALLBACK_PATH
+
+    query = select(SerializedDagModel.dag_id, DeadlineAlert.reference, DeadlineAlert.callback_def).join(
+        DeadlineAlert, DeadlineAlert.serialized_dag_id == SerializedDagModel.id
+    )
+    with _session() as session:
+        rows: Any = session.execute(query).all()
+    channels: set[str] = set()
+    dags: set[str] = set()
+    queued: set[str] = set()
+    for dag_id, reference, callback in rows:
+        if reference.get("reference_type") == "DagRunQueuedAtDeadline":
+            queued.add(dag_id)
+        data: Any = callback.get("__data__", callback)
+        if data.get("path") == CALLBACK_PATH:
+            dags.add(dag_id)
+            channels |= {item["notifier"] for item in json.loads(data["kwargs"]["channels"])}
+    yield from _channels(channels, dags=len(dags))
+    if queued and Version(version("apache-airflow-core")) < Version("3.4"):
+        yield warn(
+            f"{len(queued)} DAGs have a deadline on DAGRUN_QUEUED_AT ({_some(queued)}): clearing one of their "
+            "runs gives HTTP 500 in Airflow 3.3",
+            "Use sla(within=...) instead, or upgrade to Airflow 3.4.",
+        )
+
+
+def _channels(notifiers: set[str], *, dags: int) -> Iterator[Finding]:
+    missing = sorted(path for path in notifiers if not importable(path))
+    if missing:
+        yield fail(
+            f"SLAs of {dags} DAGs tell channels that cannot be imported here: {', '.join(missing)}",
+            "Correct the path in Channel(...), or install the provider where the triggerer runs.",
+        )
+    elif dags:
+        yield ok(f"SLAs of {dags} DAGs; their {len(notifiers)} notifiers can be imported")
+    else:
+        yield ok("no DAG has an sla()")
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted(names)[:3]
+    return ", ".join(shown) + (", ..." if len(names) > len(shown) else "")
+
+
+def _session() -> AbstractContextManager[Session]:
+    from airflow.utils.session import create_session
+
+    return create_session()

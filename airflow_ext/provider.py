@@ -1,0 +1,100 @@
+"""Provider info: a pure dict.
+
+Airflow reads it while its own configuration is still being built, so this module imports nothing. Anything
+wrong in it breaks every ``airflow`` command, so a test holds it against Airflow's schema.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_DBT, _SYNC, _VAULT = "airflow-ext dbt", "airflow-ext sync", "airflow-ext Vault"
+_CONTRACTS, _SLA = "airflow-ext contracts", "airflow-ext SLA"
+
+_DLT_CONNECTION = {
+    "connection-type": "ext-dlt",
+    "hook-class-name": "airflow_ext.hooks.sync.DltHook",
+    "hook-name": "Embedded sync (dlt)",
+    "ui-field-behaviour": {
+        "hidden-fields": ["host", "schema", "login", "password", "port", "extra"],
+        "relabeling": {},
+        "placeholders": {},
+    },
+    "conn-fields": {
+        "source_conn_id": {
+            "label": "Source connection",
+            "description": "Id of the connection to read from, any SQL database.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "destination_conn_id": {
+            "label": "Destination connection",
+            "description": "Id of the connection to write to.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "dataset": {
+            "label": "Dataset",
+            "description": "Schema of the destination that receives the tables.",
+            "schema": {"type": "string", "default": "raw"},
+        },
+        "backend": {
+            "label": "Reader",
+            "description": "auto takes connectorx where it can read the source, else pyarrow.",
+            "schema": {"type": "string", "enum": ["auto", "connectorx", "pyarrow"], "default": "auto"},
+        },
+        "chunk_rows": {
+            "label": "Rows per chunk",
+            "description": "Rows held in memory at a time.",
+            "schema": {"type": "integer", "minimum": 1, "default": 100_000},
+        },
+    },
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return what this package adds to Airflow."""
+    return {
+        "package-name": "airflow-ext",
+        "name": "airflow-ext",
+        "description": "Data promises for Airflow: dbt, syncs, Vault-backed connections, contracts and SLAs.",
+        "integrations": [
+            {
+                "integration-name": _DBT,
+                "external-doc-url": "https://docs.getdbt.com/",
+                "tags": ["software"],
+            },
+            {
+                "integration-name": _SYNC,
+                "external-doc-url": "https://dlthub.com/docs/",
+                "tags": ["software"],
+            },
+            {
+                "integration-name": _VAULT,
+                "external-doc-url": "https://developer.hashicorp.com/vault/docs",
+                "tags": ["software"],
+            },
+            {
+                "integration-name": _CONTRACTS,
+                "external-doc-url": "https://bitol-io.github.io/open-data-contract-standard/",
+                "tags": ["protocol"],
+            },
+            {
+                "integration-name": _SLA,
+                "external-doc-url": "https://airflow.apache.org/docs/apache-airflow/stable/howto/deadline-alerts.html",
+                "tags": ["software"],
+            },
+        ],
+        "operators": [
+            {"integration-name": _DBT, "python-modules": ["airflow_ext.operators.dbt"]},
+            {"integration-name": _SYNC, "python-modules": ["airflow_ext.operators.sync"]},
+            {"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.operators.contract"]},
+        ],
+        "sensors": [{"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.sensors.contract"]}],
+        "hooks": [{"integration-name": _SYNC, "python-modules": ["airflow_ext.hooks.sync"]}],
+        "triggers": [
+            {"integration-name": _DBT, "python-modules": ["airflow_ext.triggers.dbt"]},
+            {"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.triggers.contract"]},
+        ],
+        "connection-types": [_DLT_CONNECTION],
+        "secrets-backends": ["airflow_ext.secrets.vault.VaultBackend"],
+        "cli": ["airflow_ext.cli.airflow_commands.get_commands"],
+    }

@@ -1,0 +1,67 @@
+"""What is told when an SLA is missed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from airflow_ext.sla import message
+
+
+@dataclass(frozen=True)
+class SlaEvent:
+    """One missed promise, as channels and callbacks get it.
+
+    :param key: Name of the occurrence: DAG, policy and local date.
+    :param policy: The policy's name.
+    :param promise: The promise in words.
+    :param severity: ``page``, ``ticket`` or ``info``.
+    :param owner: Who answers for it; may be empty.
+    :param due: When the run had to be done, without grace.
+    :param zone: The policy's time zone, for local times.
+    :param told_at: When this event was made.
+    :param state: State of the run a moment ago: ``queued``, ``running``, ``failed`` or ``success`` (then too late).
+    :param started: When the run started; ``None`` if it has not.
+    :param ended: When the run ended; ``None`` if it has not.
+    :param url: The run's page in the Airflow UI.
+    :param deadline_id: Airflow's id of the deadline; the same if Airflow tells it twice.
+    """
+
+    key: str
+    policy: str
+    promise: str
+    severity: str
+    owner: str
+    dag_id: str
+    run_id: str
+    run_type: str
+    due: datetime
+    zone: str
+    told_at: datetime
+    state: str
+    logical_date: datetime | None
+    started: datetime | None
+    ended: datetime | None
+    url: str
+    deadline_id: str
+
+    @property
+    def late(self) -> timedelta:
+        """How long after it was due the run ended, or is not done yet; negative if it failed before."""
+        return (self.ended or self.told_at) - self.due
+
+    @cached_property
+    def subject(self) -> str:
+        """One line."""
+        return message.subject(self)
+
+    @cached_property
+    def text(self) -> str:
+        """The whole message as plain text."""
+        return message.text(self)
+
+    @cached_property
+    def html(self) -> str:
+        """The whole message as HTML."""
+        return message.html(self)
