@@ -54,7 +54,7 @@ class SyncOperator(BaseOperator):
     :param partition: Partition key of the asset events (templated); ``None`` takes the run's own key, else
         ``window_start``, else emits events without a key.
     :param pipelines_folder: Folder where the embedded engine keeps state and load packages; ``None`` is
-        ``ext/dlt`` under Airflow's home. On a disk that survives the task, never in a temporary folder.
+        ``airflow-ext/dlt`` under Airflow's home. On a disk that survives the task, never in a temporary folder.
     :raises ValueError: If the tables or the window do not go together.
     :raises SyncFailedError: If the sync ends in any state but success (the task may retry).
     :raises AirflowFailException: If the DAG or a connection must be changed first (no retry).
@@ -180,7 +180,7 @@ class SyncOperator(BaseOperator):
     def _folder(self) -> Path:
         if self.pipelines_folder is not None:
             return Path(self.pipelines_folder)
-        return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "ext" / "dlt"
+        return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "airflow-ext" / "dlt"
 
 
 class _Progress:

@@ -93,7 +93,7 @@ class _Ref(msgspec.Struct, frozen=True, array_like=True):
 
 def cache_dir() -> Path:
     """Return the folder of cached indexes: below ``AIRFLOW_HOME``, shared by all its processes."""
-    return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "airflow_ext" / "dbt-index"
+    return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "airflow-ext" / "dbt"
 
 
 def load_index(

@@ -108,10 +108,15 @@ class LocalAirflow:
         self._processes.stop()
         self._components.clear()
 
+    @property
+    def _airflow(self) -> list[str]:
+        # -P: a folder of the home, which is the working folder, must not pass for a package.
+        return [self.python, "-P", "-m", "airflow"]
+
     def start_component(self, name: str) -> None:
         """Start one of :data:`COMPONENTS`."""
         self._components[name] = self._processes.spawn(
-            [self.python, "-m", "airflow", name], log=self.log_of(name), env=self._environment
+            [*self._airflow, name], log=self.log_of(name), env=self._environment
         )
 
     def kill_component(self, name: str, signal_number: signal.Signals = signal.SIGKILL) -> None:
@@ -133,7 +138,7 @@ class LocalAirflow:
         :raises UnavailableError: With what it printed, if ``check`` and its status is not 0.
         """
         done = subprocess.run(
-            [self.python, "-m", "airflow", *words],
+            [*self._airflow, *words],
             cwd=self.home,
             env=self._environment,
             capture_output=True,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_ext.cli.dbt import index
 from airflow_ext.testing.airflow_client import AirflowClient
 from airflow_ext.testing.local_airflow import LocalAirflow
 from airflow_ext.testing.postgres import LocalPostgres
@@ -31,6 +32,8 @@ def airflow(work: Path, postgres: LocalPostgres) -> Iterator[LocalAirflow]:
     scratch = work / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
+    shutil.copytree(Path(__file__).parent / "dags" / "dbt_shop", scratch / "shop")
+    index(scratch / "shop", adapter="duckdb")
     postgres.create_database("airflow")
     with LocalAirflow(
         work / "airflow",

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_ext.cli.dbt import index
 from airflow_ext.testing.local_airflow import LocalAirflow
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
-HERE = Path(__file__).parent
 DAGS = ("green", "red", "retry", "alone")
 NODES = {
     "raw_customers",
@@ -37,28 +32,11 @@ NODES = {
 }
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("dbt")
-    shutil.copytree(HERE / "dags" / "dbt_shop", home / "shop")
-    index(home / "shop", adapter="duckdb")
-    (home / "dags").mkdir()
-    shutil.copy(HERE / "dags" / "dbt_shop.py", home / "dags")
-    return home
-
-
-@pytest.fixture(scope="module")
-def airflow(home: Path) -> Iterator[LocalAirflow]:
-    connections = {
-        f"AIRFLOW_CONN_SHOP_{name.upper()}": json.dumps(
-            {"conn_type": "duckdb", "host": str(home / f"{name}.duckdb")}
-        )
-        for name in DAGS
-    }
-    env = {**connections, "DBT_SHOP_HOME": str(home), "PYTHONPATH": str(HERE.parents[1])}
-    with LocalAirflow(home / "airflow", dags={"dbt": home / "dags"}, env=env) as airflow:
-        airflow.client.wait_for_dags([*(f"dbt_{name}" for name in DAGS), "dbt_bash"])
-        yield airflow
+@pytest.fixture(scope="module", autouse=True)
+def _shop(airflow: LocalAirflow, scratch: Path) -> None:
+    for name in DAGS:
+        airflow.client.create_connection(f"shop_{name}", "duckdb", host=str(scratch / f"shop_{name}.duckdb"))
+    airflow.client.wait_for_dags([f"dbt_{name}" for name in DAGS])
 
 
 def states(airflow: LocalAirflow, dag_id: str, run_id: str) -> dict[str, str | None]:
@@ -68,10 +46,7 @@ def states(airflow: LocalAirflow, dag_id: str, run_id: str) -> dict[str, str | N
 
 
 def asset_events(airflow: LocalAirflow, name: str, run_id: str) -> list[dict[str, Any]]:
-    assets = airflow.client.request("GET", "/assets", params={"name_pattern": name})["assets"]
-    (asset_id,) = [asset["id"] for asset in assets if asset["name"] == name]
-    params = {"asset_id": asset_id, "source_run_id": run_id}
-    return list(airflow.client.request("GET", "/assets/events", params=params)["asset_events"])
+    return [event for event in airflow.client.asset_events(name) if event["source_run_id"] == run_id]
 
 
 def test_every_node_of_a_green_build_has_a_green_task(airflow: LocalAirflow) -> None:
@@ -192,16 +167,6 @@ def test_a_killed_build_fails_what_it_did_not_reach_and_leaves_no_process(airflo
     while (alive := _dbt_children()) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert alive == []
-
-
-def test_the_group_costs_little_over_a_plain_build(airflow: LocalAirflow) -> None:
-    seconds = {}
-    for dag_id in ("dbt_bash", "dbt_green"):
-        run = airflow.client.trigger(dag_id, conf={"day": "2013-01-06"})
-        ended = airflow.client.wait_for_run(dag_id, run, state="success")
-        seconds[dag_id] = ended["duration"]
-    # Loose: the machine may be busy. The benchmark holds the real bar.
-    assert seconds["dbt_green"] < 3 * seconds["dbt_bash"] + 5, seconds
 
 
 def _dbt_children() -> list[str]:

@@ -11,7 +11,7 @@ from airflow.sdk import DAG
 
 from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject, DbtTaskGroup
 
-home = Path(os.environ["DBT_SHOP_HOME"])
+home = Path(os.environ["AIRFLOW_EXT_TEST_WORK"])
 
 
 def project(name: str) -> DbtProject:
@@ -41,12 +41,4 @@ with DAG("dbt_retry", schedule=None):
 with DAG("dbt_alone", schedule=None):
     DbtBuildOperator(
         task_id="build", project=project("alone"), vars={"fail": "{{ dag_run.conf.get('fail', '') }}"}
-    )
-
-with DAG("dbt_bash", schedule=None):
-    BashOperator(
-        task_id="build",
-        bash_command="dbt build --project-dir $P --profiles-dir $P --target-path $T --log-path $T",
-        env={"P": str(home / "shop"), "T": str(home / "bash"), "SHOP_DUCKDB": str(home / "bash.duckdb")},
-        append_env=True,
     )

@@ -125,7 +125,7 @@ def test_the_partition_is_the_argument_or_the_runs_key_or_the_window(
 def test_the_state_lies_under_airflows_home(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", str(pair / "home"))
     make([SHOPS]).execute(context())
-    assert (pair / "home" / "ext" / "dlt" / "ingest__load").is_dir()
+    assert (pair / "home" / "airflow-ext" / "dlt" / "ingest__load").is_dir()
 
 
 @pytest.mark.parametrize(

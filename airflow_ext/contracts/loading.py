@@ -1,0 +1,214 @@
+"""From the text of an ODCS file to a checked document, with a place for every problem."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from airflow_ext.exceptions import InvalidContractError
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 50_000
+"""Nodes of a file with every alias written out; published contracts have a few thousand."""
+MAX_PROBLEMS = 50
+MAX_DEPTH = 100
+API_VERSIONS = ("v3.0", "v3.1", "v3.2")
+
+Path = tuple[str | int, ...]
+
+
+class Places:
+    """Lines of a file by path, to say where a problem is."""
+
+    def __init__(self, root: yaml.Node | None) -> None:
+        self._root = root
+
+    def problem(self, path: Path, text: str) -> str:
+        """Return one line that names the place and the problem."""
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        line = f"line {self._line(path)}, " if self._root is not None else ""
+        return f"{line}{where or 'file'}: {text}"
+
+    def _line(self, path: Path) -> int:
+        node: Any = self._root
+        line = node.start_mark.line + 1
+        for part in path:
+            if isinstance(node, yaml.MappingNode):
+                pair = next((pair for pair in node.value if pair[0].value == part), None)
+                if pair is None:
+                    break
+                line, node = pair[0].start_mark.line + 1, pair[1]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+                node = node.value[part]
+                line = node.start_mark.line + 1
+            else:
+                break
+        return int(line)
+
+
+def refuse(source: str, problems: list[str]) -> InvalidContractError:
+    """Return the error that lists all problems of a file."""
+    shown = problems[:MAX_PROBLEMS]
+    more = f"\n  ... and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
+    lines = "".join(f"\n  {problem}" for problem in shown)
+    return InvalidContractError(
+        f"{source}: not a usable contract:{lines}{more}", source=source, problems=tuple(problems)
+    )
+
+
+def load(text: str, source: str) -> tuple[dict[str, Any], Places]:
+    """Read and check the text of a contract file.
+
+    :param text: YAML (or JSON) in the Open Data Contract Standard v3.0 to v3.2.
+    :param source: Where it came from, for messages.
+    :raises InvalidContractError: With every problem found.
+    """
+    node, document = _parse(text, source)
+    places = Places(node)
+    if not isinstance(document, dict):
+        raise refuse(source, [places.problem((), f"expected a mapping, found {type(document).__name__}")])
+    problems = [places.problem(path, f"the key {key!r} is written twice") for path, key in _duplicates(node)]
+    version = document.get("apiVersion")
+    if isinstance(version, str) and not version.startswith(API_VERSIONS):
+        problems.append(
+            places.problem(
+                ("apiVersion",), f"{version!r} is not read here; use one of {', '.join(API_VERSIONS)}"
+            )
+        )
+    errors = sorted(_validator().iter_errors(document), key=lambda e: str(e.path))
+    wrong = {str(error.absolute_path) for error in errors if error.validator != "unevaluatedProperties"}
+    for error in errors:
+        # what is wrong otherwise also leaves its known fields "unevaluated": do not call those unknown
+        if error.validator != "unevaluatedProperties" or str(error.absolute_path) not in wrong:
+            problems += _explain(error, places)
+    if problems:
+        raise refuse(source, list(dict.fromkeys(problems)))
+    return document, places
+
+
+def _parse(text: str, source: str) -> tuple[yaml.Node, Any]:
+    if len(text.encode()) > MAX_BYTES:
+        raise refuse(source, [f"file: larger than {MAX_BYTES:,} bytes"])
+    loader = _loader_class()(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            raise refuse(source, ["file: it is empty"])
+        if _size(node, {}, set(), 0) > MAX_NODES:
+            raise refuse(source, [f"file: more than {MAX_NODES:,} values once its aliases are written out"])
+        return node, loader.construct_document(node)
+    except yaml.MarkedYAMLError as exc:
+        line = f"line {exc.problem_mark.line + 1}" if exc.problem_mark else "file"
+        raise refuse(source, [f"{line}: not YAML: {exc.problem}"]) from None
+    except (yaml.YAMLError, ValueError) as exc:
+        if isinstance(exc, InvalidContractError):
+            raise
+        raise refuse(source, [f"file: not YAML: {str(exc)[:200]}"]) from None
+    except RecursionError:
+        raise refuse(source, ["file: nested too deeply"]) from None
+    finally:
+        loader.dispose()
+
+
+@functools.cache
+def _loader_class() -> Any:
+    """A safe loader that leaves dates as text: ODCS wants strings there and people do not quote them."""
+    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    resolvers = {
+        first: [(tag, regexp) for tag, regexp in pairs if tag != "tag:yaml.org,2002:timestamp"]
+        for first, pairs in base.yaml_implicit_resolvers.items()
+    }
+    return type("_ContractLoader", (base,), {"yaml_implicit_resolvers": resolvers})
+
+
+def _size(node: yaml.Node, sizes: dict[int, int], open_: set[int], depth: int) -> int:
+    """Count nodes as if aliases were written out, without writing them out."""
+    if depth > MAX_DEPTH or id(node) in open_:
+        raise RecursionError
+    if id(node) in sizes:
+        return sizes[id(node)]
+    open_.add(id(node))
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+    size = 1 + sum(_size(child, sizes, open_, depth + 1) for child in children)
+    open_.discard(id(node))
+    sizes[id(node)] = size
+    return size
+
+
+def _duplicates(node: yaml.Node, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key.value, str) and key.value != "<<":
+                if key.value in seen:
+                    yield (*path, key.value), key.value
+                seen.add(key.value)
+                yield from _duplicates(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _duplicates(value, (*path, index))
+
+
+@functools.cache
+def _validator() -> Any:
+    from jsonschema import Draft201909Validator
+
+    schema = files("open_data_contract_standard").joinpath("schema.json").read_text(encoding="utf-8")
+    return Draft201909Validator(_mended(json.loads(schema)))
+
+
+def _mended(schema: Any) -> Any:
+    """Let a condition about a field apply only where the field is.
+
+    The published schema forgets that, and so asks each column without ``logicalType`` for a ``map``.
+    """
+    if isinstance(schema, list):
+        return [_mended(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    mended = {key: _mended(value) for key, value in schema.items()}
+    condition = mended.get("if")
+    if isinstance(condition, dict) and "properties" in condition:
+        condition.setdefault("required", sorted(condition["properties"]))
+    return mended
+
+
+def _explain(error: Any, places: Places) -> Iterator[str]:
+    """Turn one schema error into lines a contract's author understands."""
+    path: Path = tuple(error.absolute_path)
+    if error.validator in ("anyOf", "oneOf") and _is_operator_choice(error):
+        yield places.problem(path, "a rule needs exactly one of mustBe, mustNotBe, mustBeGreaterThan, ...")
+        return
+    if error.validator in ("unevaluatedProperties", "additionalProperties"):
+        names = re.findall(r"'([^']*)'", error.message.split("(")[-1])
+        if names:
+            for name in names:
+                text = "unknown field (our own go under customProperties)"
+                if name.startswith("mustBe"):
+                    text = "a rule needs a metric, or type: sql with a query"
+                yield places.problem((*path, name), text)
+            return
+    message = error.message
+    if (
+        error.validator == "type"
+        and error.instance is not None
+        and not isinstance(error.instance, dict | list)
+    ):
+        message = f"{error.instance!r} is not of type {error.validator_value!r}" + (
+            ", put it in quotes" if error.validator_value == "string" else ""
+        )
+    yield places.problem(path, message[:200])
+
+
+def _is_operator_choice(error: Any) -> bool:
+    return any("mustBe" in str(choice.get("required", "")) for choice in error.validator_value)

@@ -1,0 +1,169 @@
+"""The verdict: the judged state of one contract version for one partition."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+MAX_REASONS = 20
+MAX_TEXT = 300
+"""Characters of one text in a verdict; with :data:`MAX_REASONS` this bounds its size."""
+
+
+class Status(enum.StrEnum):
+    """What can be said about a contract for a partition."""
+
+    PASS = "PASS"  # noqa: S105  not a password
+    WARN = "WARN"
+    BREACHED = "BREACHED"
+    NOT_PUBLISHED = "NOT_PUBLISHED"
+    VERSION_MISMATCH = "VERSION_MISMATCH"
+    PARTITION_MISMATCH = "PARTITION_MISMATCH"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+
+    @property
+    def holds(self) -> bool:
+        """Whether a consumer may go on."""
+        return self in (Status.PASS, Status.WARN)
+
+
+def _cut(text: object) -> str:
+    text = str(text)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One rule that does not hold.
+
+    :param rule: The rule's name.
+    :param expected: What the contract says.
+    :param actual: What was found: a count, a type, a figure; never a value of the data.
+    :param severity: ``error`` breaches the contract, ``warning`` does not.
+    """
+
+    rule: str
+    expected: str
+    actual: str
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        return f"{self.rule}: expected {self.expected}, actual {self.actual}"
+
+
+@dataclass(frozen=True)
+class RunReference:
+    """The task that published a verdict."""
+
+    dag_id: str = ""
+    run_id: str = ""
+    task_id: str = ""
+    map_index: int = -1
+    try_number: int = 0
+    url: str = ""
+
+    def __str__(self) -> str:
+        if not self.dag_id:
+            return "unknown"
+        mapped = f"[{self.map_index}]" if self.map_index >= 0 else ""
+        return f"DAG {self.dag_id}, run {self.run_id}, task {self.task_id}{mapped}, try {self.try_number}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about one contract version for one partition.
+
+    :param contract: Contract id.
+    :param version: The version that was judged.
+    :param partition: Partition key.
+    :param status: ``PASS``, ``WARN`` or ``BREACHED``.
+    :param reasons: Rules that do not hold, errors first, at most 20.
+    :param rows: Rows of the partition, ``None`` where they could not be counted.
+    :param counts: How many rules were judged, failed, warned and could not be judged.
+    :param skipped: What the contract says but was not judged, with the cause.
+    :param seq: Grows with each verdict published for the contract.
+    :param at: When it was judged, ISO 8601 in UTC.
+    :param owner: Who answers for the data.
+    :param support: Where to ask.
+    :param run: The task that published it.
+    """
+
+    contract: str
+    version: str
+    partition: str
+    status: Status
+    reasons: tuple[Reason, ...] = ()
+    rows: int | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    seq: int = 0
+    at: str = ""
+    owner: str = ""
+    support: str = ""
+    run: RunReference = field(default_factory=RunReference)
+
+    @property
+    def major(self) -> int:
+        """The major version, which names the asset."""
+        from packaging.version import Version
+
+        return Version(self.version).major
+
+    @classmethod
+    def of(cls, *, reasons: list[Reason], skipped: list[str], judged: int, **known: Any) -> Verdict:
+        """Return the verdict that follows from the reasons found; texts and lists are cut to their bounds."""
+        errors = [reason for reason in reasons if reason.severity == "error"]
+        warnings = [reason for reason in reasons if reason.severity != "error"]
+        status = Status.BREACHED if errors else Status.WARN if warnings else Status.PASS
+        kept = tuple(
+            Reason(_cut(r.rule), _cut(r.expected), _cut(r.actual), r.severity)
+            for r in (errors + warnings)[:MAX_REASONS]
+        )
+        counts = {"rules": judged, "failed": len(errors), "warnings": len(warnings), "skipped": len(skipped)}
+        return cls(
+            status=status,
+            reasons=kept,
+            counts=counts,
+            skipped=tuple(_cut(text) for text in skipped[:MAX_REASONS]),
+            **known,
+        )
+
+    def numbered(self, seq: int) -> Verdict:
+        """Return this verdict as number ``seq`` of its contract."""
+        return replace(self, seq=seq)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            **asdict(self),
+            "status": str(self.status),
+            "reasons": [asdict(reason) for reason in self.reasons],
+            "counts": dict(self.counts),
+            "skipped": list(self.skipped),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Any) -> Verdict:
+        """Read what :meth:`to_dict` wrote; fields added by later versions are ignored.
+
+        :raises ValueError: If it is not a verdict.
+        """
+        try:
+            known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+            return cls(
+                **{
+                    **known,
+                    "status": Status(value["status"]),
+                    "reasons": tuple(
+                        Reason(r["rule"], r["expected"], r["actual"], r["severity"]) for r in value["reasons"]
+                    ),
+                    "skipped": tuple(value.get("skipped", ())),
+                    "run": RunReference(
+                        **{k: v for k, v in value["run"].items() if k in RunReference.__dataclass_fields__}
+                    ),
+                }
+            )
+        except (AttributeError, KeyError, TypeError) as exc:
+            raise ValueError(f"not a verdict: {type(exc).__name__} at {exc}") from exc

@@ -1,0 +1,162 @@
+"""Publish a contract: judge a partition, keep the verdict, tell who waits."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk import BaseHook, BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.observability import stats
+
+from airflow_ext import events
+from airflow_ext.contracts import Contract, RunReference, Verdict, report
+from airflow_ext.contracts.judge import judge
+from airflow_ext.contracts.sql import DIALECTS, Database
+from airflow_ext.contracts.verdict import Status
+from airflow_ext.exceptions import InvalidError, UnavailableError
+from airflow_ext.hooks.verdict_store import verdict_store
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+ON_BREACH = ("fail", "skip")
+
+
+class ContractPublishOperator(BaseOperator):
+    """Judge one partition of a table against its contract and publish the verdict.
+
+    The verdict is written first. If the contract holds (``PASS``, or ``WARN`` when only rules of severity
+    warning fail), the task succeeds and the contract's asset gets an event with the partition. If not
+    (``BREACHED``), the reasons stand in the log, waiting consumers learn them, and there is no event. A
+    database or store that does not answer is an ordinary error of the task, which retries; then nothing
+    is published.
+
+    The task's XCom is the verdict: names, counts and figures, no data.
+
+    :param contract: The contract, or the path of its file; see :meth:`Contract.from_file` for relative ones.
+    :param partition: Partition key (templated). Default: the run's partition key, else the start of its data
+        interval in the contract's zone.
+    :param conn_id: Connection of the database (templated): DuckDB, PostgreSQL or SQLite. Default: the
+        contract's ``airflow.connection``.
+    :param on_breach: ``fail`` fails the task without retries: judging the same rows again gives the same
+        verdict. ``skip`` skips it.
+    :raises InvalidContractError: If the contract's file cannot be used.
+    :raises ValueError: If ``on_breach`` is another.
+    """
+
+    template_fields: Sequence[str] = ("partition", "conn_id")
+    ui_color = "#d9ead3"
+
+    def __init__(
+        self,
+        *,
+        contract: Contract | str | os.PathLike[str],
+        partition: str | None = None,
+        conn_id: str | None = None,
+        on_breach: Literal["fail", "skip"] = "fail",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if on_breach not in ON_BREACH:
+            raise InvalidError(f"on_breach={on_breach!r}: use one of {', '.join(ON_BREACH)}")
+        # the asset must be known when the DAG is parsed, so a path is read here; the same content once
+        self.contract = contract if isinstance(contract, Contract) else Contract.from_file(contract)
+        self.partition = partition
+        self.conn_id = conn_id
+        self.on_breach = on_breach
+        self.outlets = [*self.outlets, *events.outlets_for([self.contract.asset], alias=self._alias)]
+        self._own_outlets = len(self.outlets) - 2
+
+    @property
+    def _alias(self) -> str:
+        return f"{self.contract.asset.name}/unkeyed"
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Judge, publish, and end as the verdict says.
+
+        :raises AirflowFailException: If the contract is breached, or cannot be judged as it is written.
+        :raises AirflowSkipException: If it is breached and ``on_breach`` is ``skip``.
+        :raises UnavailableError: If the database or the store does not answer.
+        """
+        try:
+            verdict = self._judge(context, self.contract.partition_for(context, self.partition))
+        except InvalidError as exc:
+            raise AirflowFailException(str(exc)) from exc
+        verdict = verdict_store().publish(verdict, rule=self.contract.partition)
+        stats.incr(
+            "airflow_ext.contracts.verdicts",
+            tags={"contract": verdict.contract, "status": str(verdict.status)},
+        )
+        for skipped in verdict.skipped:
+            self.log.info("Not judged: %s", skipped)
+        if verdict.status is Status.BREACHED:
+            self.log.error("%s", report.table(verdict))
+            error = report.breach(verdict)
+            if self.on_breach == "skip":
+                raise AirflowSkipException(str(error)) from error
+            raise AirflowFailException(str(error)) from error
+        self.log.info("%s", report.table(verdict))
+        self.outlets = [*self.outlets[: self._own_outlets], *self._emit(context, verdict)]
+        return verdict.to_dict()
+
+    def _judge(self, context: Context, partition: str) -> Verdict:
+        started = time.monotonic()
+        with self._database() as database:
+            verdict = judge(self.contract, partition, database, run=run_reference(context))
+        stats.timing("airflow_ext.contracts.judge_duration", 1000 * (time.monotonic() - started))
+        return verdict
+
+    @contextmanager
+    def _database(self) -> Iterator[Database]:
+        conn_id = self.conn_id or self.contract.conn_id
+        if not conn_id:
+            raise InvalidError(
+                "conn_id: the contract names no connection; pass conn_id= or put airflow.connection into its "
+                "customProperties"
+            )
+        connection = BaseHook.get_connection(conn_id)
+        if connection.conn_type not in DIALECTS:
+            raise InvalidError(
+                f"conn_id={conn_id!r} is of type {connection.conn_type!r}; contracts can be judged on "
+                f"{', '.join(DIALECTS)}"
+            )
+        hook = connection.get_hook()
+        try:
+            opened = hook.get_conn()
+        except Exception as exc:
+            raise UnavailableError(
+                f"The database of connection {conn_id!r} cannot be opened: {type(exc).__name__}",
+                service=conn_id,
+            ) from exc
+        with closing(opened), Database(opened, connection.conn_type) as database:
+            yield database
+
+    def _emit(self, context: Context, verdict: Verdict) -> list[Any]:
+        event = events.Event(
+            self.contract.asset,
+            {
+                "contract": verdict.contract,
+                "version": verdict.version,
+                "partition": verdict.partition,
+                "status": str(verdict.status),
+                "seq": verdict.seq,
+            },
+        )
+        return list(events.emit(context, [event], alias=self._alias, partition=verdict.partition))
+
+
+def run_reference(context: Context) -> RunReference:
+    """Return who is running, for a verdict."""
+    ti = context["ti"]
+    return RunReference(
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=-1 if ti.map_index is None else ti.map_index,
+        try_number=ti.try_number,
+        url=str(getattr(ti, "log_url", "") or ""),
+    )

@@ -1,0 +1,140 @@
+"""Verdicts in the state of assets, through Airflow's own accessors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from airflow_ext.contracts import Reason, RunReference, Status, Verdict
+from airflow_ext.contracts.partition import PartitionRule
+from airflow_ext.contracts.store import HEAD_SIZE, AssetVerdictStore, Head
+from airflow_ext.exceptions import StoreUnavailableError
+from airflow_ext.hooks.verdict_store import verdict_store
+from tests.unit.contracts.asset_state import AssetStateServer
+
+ASSET = "contract/orders/v1"
+RULE = PartitionRule()
+
+
+@pytest.fixture
+def server() -> Iterator[AssetStateServer]:
+    with AssetStateServer().serving() as server:
+        yield server
+
+
+def verdict(partition: str = "2013-01-05", status: Status = Status.PASS, version: str = "1.2.0") -> Verdict:
+    return Verdict("orders", version, partition, status)
+
+
+def test_a_verdict_comes_back_as_it_went_in(server: AssetStateServer) -> None:
+    made = Verdict.of(
+        reasons=[Reason("rows", ">= 1", "0"), Reason("extra", "none", "1", "warning")],
+        skipped=["in words"],
+        judged=3,
+        contract="orders",
+        version="1.2.0",
+        partition="2013-01-05",
+        rows=0,
+        owner="shop",
+        support="#shop",
+        at="2013-01-06T00:00:00+00:00",
+        run=RunReference("shop", "run", "publish", -1, 2, "http://x"),
+    )
+    published = verdict_store().publish(made, rule=RULE)
+    assert published == made.numbered(1)
+    assert verdict_store().verdict(ASSET, "2013-01-05") == published
+    assert asyncio.run(verdict_store().averdict(ASSET, "2013-01-05")) == published
+
+
+def test_the_number_grows_with_each_publication(server: AssetStateServer) -> None:
+    store = verdict_store()
+    numbers = [
+        store.publish(verdict(day), rule=RULE).seq for day in ("2013-01-01", "2013-01-02", "2013-01-01")
+    ]
+    assert numbers == [1, 2, 3]
+    head = asyncio.run(store.ahead(ASSET))
+    assert {key: entry.seq for key, entry in head.entries.items()} == {"2013-01-01": 3, "2013-01-02": 2}
+    assert head.rule == RULE
+
+
+def test_the_head_keeps_what_was_published_last(server: AssetStateServer) -> None:
+    store = verdict_store()
+    keys = [f"{year}" for year in range(1000, 1000 + HEAD_SIZE + 5)]
+    for key in keys:
+        store.publish(verdict(key), rule=PartitionRule("%Y"))
+    head = store.head(ASSET)
+    assert list(head.entries) == keys[5:]
+    assert len(json.dumps(head.to_dict())) < 16_000
+    assert store.verdict(ASSET, keys[0]) is not None
+    assert store.publish(verdict(keys[0]), rule=PartitionRule("%Y")).seq == HEAD_SIZE + 6
+
+
+def test_an_entry_that_another_publisher_overwrote_is_written_again(server: AssetStateServer) -> None:
+    lost: list[str] = []
+
+    class Racing:
+        """State whose head is overwritten once by somebody who read it earlier."""
+
+        def __init__(self, state: Any) -> None:
+            self._state = state
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._state, name)
+
+        def set(self, key: str, value: Any) -> None:
+            self._state.set(key, value)
+            if key == "head" and not lost:
+                lost.append(key)
+                self._state.set(key, Head().to_dict())
+
+    from airflow.sdk.execution_time.context import AssetStateStoreAccessor
+
+    store = AssetVerdictStore(lambda name: Racing(AssetStateStoreAccessor(name=name)))
+    store.publish(verdict(), rule=RULE)
+    assert lost
+    assert "2013-01-05" in store.head(ASSET).entries
+
+
+def test_each_major_version_has_an_asset_of_its_own(server: AssetStateServer) -> None:
+    store = verdict_store()
+    store.publish(verdict(version="1.2.0"), rule=RULE)
+    store.publish(verdict(version="2.0.0"), rule=RULE)
+    assert [store.head(f"contract/orders/v{major}").seq for major in (1, 2)] == [1, 1]
+
+
+def test_a_store_that_does_not_answer_is_one_error(server: AssetStateServer) -> None:
+    server.down = True
+    store = verdict_store()
+    for call in (
+        lambda: store.publish(verdict(), rule=RULE),
+        lambda: store.head(ASSET),
+        lambda: store.verdict(ASSET, "x"),
+        lambda: asyncio.run(store.ahead(ASSET)),
+        lambda: asyncio.run(store.averdict(ASSET, "x")),
+    ):
+        with pytest.raises(StoreUnavailableError, match=ASSET):
+            call()
+
+
+@pytest.mark.parametrize("value", [1, [], {"partitions": {"a": 1}}, {"status": "PASS"}], ids=repr)
+def test_what_is_no_verdict_is_an_error(server: AssetStateServer, value: Any) -> None:
+    server.values[ASSET, "head"] = server.values[ASSET, "p/x"] = json.dumps(value)
+    with pytest.raises(StoreUnavailableError):
+        verdict_store().head(ASSET)
+    with pytest.raises(StoreUnavailableError):
+        verdict_store().verdict(ASSET, "x")
+
+
+def test_a_verdict_is_bounded() -> None:
+    reasons = [Reason("r" * 9999, "e" * 9999, "a" * 9999) for _ in range(500)]
+    made = Verdict.of(
+        reasons=reasons, skipped=["s" * 9999] * 99, judged=500, contract="o", version="1.0", partition="p"
+    )
+    assert made.status is Status.BREACHED
+    assert made.counts["failed"] == 500
+    assert len(json.dumps(made.to_dict())) < 32_000
+    assert Verdict.from_dict({**made.to_dict(), "of a later version": 1}) == made

@@ -1,0 +1,261 @@
+"""Waiting for a contract."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import Asset
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+
+from airflow_ext.contracts import Reason, RunReference, Status, Verdict
+from airflow_ext.contracts.partition import PartitionRule
+from airflow_ext.contracts.waiting import Seen
+from airflow_ext.exceptions import StoreUnavailableError
+from airflow_ext.hooks.verdict_store import verdict_store
+from airflow_ext.sensors.contract import ContractSensor
+from tests.unit.contracts.asset_state import AssetStateServer
+
+DAY = "2013-01-05"
+
+
+@pytest.fixture(autouse=True)
+def server() -> Iterator[AssetStateServer]:
+    with AssetStateServer().serving() as server:
+        yield server
+
+
+def sensor(**changes: Any) -> ContractSensor:
+    arguments: dict[str, Any] = {
+        "task_id": "wait",
+        "contract": "daily_delays>=1,<2",
+        "partition": DAY,
+        "timeout": 600,
+    }
+    return ContractSensor(**(arguments | changes))
+
+
+def context() -> Any:
+    ti = SimpleNamespace(get_first_reschedule_date=lambda _: None)
+    return {"ti": ti, "dag_run": SimpleNamespace(partition_key=None)}
+
+
+def publish(status: Status = Status.PASS, version: str = "1.0.0", partition: str = DAY) -> Verdict:
+    reasons = (Reason("enough carriers", "rows >= 10", "4"),) if status is Status.BREACHED else ()
+    made = Verdict(
+        "daily_delays",
+        version,
+        partition,
+        status,
+        reasons,
+        counts={"failed": len(reasons)},
+        owner="analytics",
+        support="slack #analytics-data",
+        run=RunReference("flights_marts", "manual__1", "publish", -1, 1),
+    )
+    return verdict_store().publish(made, rule=PartitionRule())
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "poke"])
+@pytest.mark.parametrize("status", [Status.PASS, Status.WARN])
+def test_a_contract_that_holds_is_returned_at_once(deferrable: bool, status: Status) -> None:
+    published = publish(status)
+    assert sensor(deferrable=deferrable).execute(context()) == published.to_dict()
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "poke"])
+def test_a_breach_fails_at_once_and_says_everything(deferrable: bool) -> None:
+    publish(Status.BREACHED)
+    with pytest.raises(AirflowFailException) as caught:
+        sensor(deferrable=deferrable).execute(context())
+    for word in (
+        "daily_delays 1.0.0",
+        DAY,
+        "BREACHED",
+        "enough carriers: expected rows >= 10, actual 4",
+        "analytics",
+        "slack #analytics-data",
+        "DAG flights_marts, run manual__1, task publish",
+    ):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "poke"])
+def test_a_breach_may_skip(deferrable: bool) -> None:
+    publish(Status.BREACHED)
+    with pytest.raises(AirflowSkipException, match="enough carriers"):
+        sensor(deferrable=deferrable, on_breach="skip").execute(context())
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "poke"])
+def test_soft_fail_skips(deferrable: bool) -> None:
+    publish(Status.BREACHED)
+    with pytest.raises(AirflowSkipException):
+        sensor(deferrable=deferrable, soft_fail=True).execute(context())
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "poke"])
+def test_a_version_outside_the_range_fails_at_once(deferrable: bool) -> None:
+    publish(version="1.0.0")
+    with pytest.raises(AirflowFailException, match=r"VERSION_MISMATCH, published is version 1\.0\.0"):
+        sensor(deferrable=deferrable, contract="daily_delays>=1.1,<2").execute(context())
+
+
+def test_a_partition_that_is_never_written_fails_at_once() -> None:
+    publish()
+    with pytest.raises(AirflowFailException, match=r"PARTITION_MISMATCH.*'%Y-%m-%d' in UTC"):
+        sensor(partition="2013-01", partition_format="%Y-%m").execute(context())
+
+
+def test_waiting_is_deferred_with_an_end_in_absolute_time() -> None:
+    before = time.time()
+    with pytest.raises(TaskDeferred) as caught:
+        sensor(on_breach="wait", poll_interval=2).execute(context())
+    path, kwargs = caught.value.trigger.serialize()
+    assert path == "airflow_ext.triggers.contract.ContractTrigger"
+    assert 600 <= kwargs.pop("deadline") - before < 610
+    assert kwargs == {
+        "contract": "daily_delays>=1,<2",
+        "partition": DAY,
+        "on_breach": "wait",
+        "poll_interval": 2,
+        "end_task": True,
+        "outage_seconds": 600.0,
+        "resume_after": 8.0,
+    }
+    assert caught.value.kwargs == {"partition": DAY}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"do_xcom_push": False}, id="no-xcom"),
+        pytest.param({"outlets": [Asset("x")]}, id="outlets"),
+    ],
+)
+def test_a_success_that_does_more_than_end_needs_a_worker(changes: dict[str, Any]) -> None:
+    with pytest.raises(TaskDeferred) as caught:
+        sensor(**changes).execute(context())
+    assert caught.value.trigger.serialize()[1]["end_task"] is False
+
+
+def test_a_store_that_does_not_answer_is_left_to_the_trigger(server: AssetStateServer) -> None:
+    server.down = True
+    with pytest.raises(TaskDeferred):
+        sensor().execute(context())
+
+
+def test_a_breach_is_waited_out_in_a_worker_too() -> None:
+    publish(Status.BREACHED)
+    waiting = sensor(deferrable=False, mode="reschedule", on_breach="wait")
+    with pytest.raises(AirflowRescheduleException):
+        waiting.execute(context())
+    published = publish()
+    assert waiting.execute(context()) == published.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("breached", "message"),
+    [
+        pytest.param(False, "Gave up after 0 s.*NOT_PUBLISHED", id="nothing"),
+        pytest.param(True, "Gave up after 0 s(.|\n)*BREACHED(.|\n)*enough carriers", id="breach"),
+    ],
+)
+def test_the_end_of_time_says_what_was_seen_last(breached: bool, message: str) -> None:
+    if breached:
+        publish(Status.BREACHED)
+    with pytest.raises(AirflowSensorTimeout, match=message):
+        sensor(deferrable=False, mode="reschedule", on_breach="wait", timeout=0).execute(context())
+
+
+def test_a_store_that_does_not_answer_is_poked_again(server: AssetStateServer) -> None:
+    server.down = True
+    with pytest.raises(
+        AirflowSensorTimeout, match="STORE_UNAVAILABLE: The verdicts of contract/daily_delays/v1"
+    ):
+        sensor(deferrable=False, mode="reschedule", timeout=0).execute(context())
+
+
+def resume(seen: Seen, *, timed_out: bool = False, **changes: Any) -> Any:
+    event = {"seen": seen.to_dict(), "timed_out": timed_out}
+    return sensor(**changes).resume_execution(
+        next_method="execute_complete", next_kwargs={"event": event, "partition": DAY}, context=context()
+    )
+
+
+def test_resuming_after_a_breach() -> None:
+    with pytest.raises(AirflowFailException, match="enough carriers"):
+        resume(Seen(Status.BREACHED, publish(Status.BREACHED)))
+    with pytest.raises(AirflowSkipException, match="enough carriers"):
+        resume(Seen(Status.BREACHED, publish(Status.BREACHED)), on_breach="skip")
+
+
+def test_resuming_after_success() -> None:
+    published = publish()
+    assert resume(Seen(Status.PASS, published)) == published.to_dict()
+
+
+def test_resuming_after_the_end_of_time() -> None:
+    with pytest.raises(AirflowSensorTimeout, match=r"Gave up after 600 s\. .*NOT_PUBLISHED"):
+        resume(Seen(Status.NOT_PUBLISHED), timed_out=True)
+    with pytest.raises(AirflowSkipException):
+        resume(Seen(Status.NOT_PUBLISHED), timed_out=True, soft_fail=True)
+
+
+def test_resuming_after_an_outage_is_an_error_that_retries() -> None:
+    with pytest.raises(StoreUnavailableError, match="STORE_UNAVAILABLE for 600 s: down"):
+        resume(Seen(Status.STORE_UNAVAILABLE, detail="down"))
+
+
+@pytest.mark.parametrize("event", [None, "done", {"seen": {}}], ids=repr)
+def test_an_unknown_event_is_never_success(event: Any) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        sensor().execute_complete(context(), event, partition=DAY)
+
+
+def test_the_partition_of_the_run_is_waited_for() -> None:
+    published = publish()
+    values = context() | {"data_interval_start": datetime(2013, 1, 4, 23, 30, tzinfo=UTC)}
+    assert sensor(partition=None, timezone="Europe/Berlin").execute(values) == published.to_dict()
+
+
+def test_a_partition_that_does_not_fit_is_not_retried() -> None:
+    with pytest.raises(AirflowFailException, match="does not fit the partition format"):
+        sensor(partition="yesterday").execute(context())
+
+
+def test_the_assets_of_every_major_are_inlets() -> None:
+    names = [asset.name for asset in sensor(contract="daily_delays>=1,<3").inlets]
+    assert names == ["contract/daily_delays/v1", "contract/daily_delays/v2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"contract": "daily_delays>=1"}, "Write 'daily_delays>=1,<2'", id="open-range"),
+        pytest.param({"on_breach": "ignore"}, "use one of fail, wait, skip", id="on_breach"),
+        pytest.param(
+            {"poll_interval": 0}, "poll_interval=0: expected a number of seconds above 0", id="interval"
+        ),
+        pytest.param(
+            {"deferrable": False, "mode": "reschedule", "poll_interval": 2},
+            "poll_interval=2: in mode='reschedule' at least 10 seconds",
+            id="reschedule-too-often",
+        ),
+        pytest.param({"partition_format": "%d"}, "partition format '%d'", id="format"),
+        pytest.param({"timezone": "Mars"}, "timezone 'Mars'", id="zone"),
+    ],
+)
+def test_wrong_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sensor(**changes)
