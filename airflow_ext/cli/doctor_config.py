@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _OURS = "airflow_ext.secrets.vault.VaultBackend"
 _PORTS = {"http": 80, "https": 443}
 _SPARE_FILES = 256
-_ANSWER_TIMEOUT = 3.0
+_ANSWER_TIMEOUT = 10.0  # seconds; the first call after a start builds the application
 
 
 def addresses() -> Iterator[Finding]:

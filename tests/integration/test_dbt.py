@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import subprocess
@@ -125,10 +126,18 @@ def test_clearing_a_whole_run_builds_everything_anew(airflow: LocalAirflow) -> N
     assert "START" not in client.log("dbt_green", run, "shop.orders", try_number=2)
 
 
-def test_a_dag_test_settles_the_nodes_from_the_build(airflow: LocalAirflow, tmp_path: Path) -> None:
+def test_a_dag_test_settles_the_nodes_from_the_build(
+    airflow: LocalAirflow, scratch: Path, tmp_path: Path
+) -> None:
     # With metadata of its own: a running scheduler would start the same tasks.
     metadata = tmp_path / "airflow.db"
-    env = {**airflow.environment, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{metadata}"}
+    env = {
+        **airflow.environment,
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{metadata}",
+        "AIRFLOW_CONN_SHOP_RED": json.dumps(
+            {"conn_type": "duckdb", "host": str(scratch / "shop_red.duckdb")}
+        ),
+    }
     words = ["dags", "test", "dbt_red", "2013-02-01", "--conf", '{"fail": "orders"}']
     for command in (["db", "migrate"], words):
         subprocess.run(
