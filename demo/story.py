@@ -243,7 +243,7 @@ def _message(log: str) -> str:
     lines = itertools.takewhile(
         lambda line: not re.match(r"\d{4}-\d\d-\d\dT", line), log[begin:].splitlines()
     )
-    return textwrap.dedent("\n".join(lines)).removeprefix("AirflowFailException: ")
+    return textwrap.dedent("\n".join(lines)).strip().removeprefix("AirflowFailException: ")
 
 
 def story_days(taken: int) -> tuple[date, date]:

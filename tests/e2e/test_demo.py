@@ -26,7 +26,9 @@ def test_the_breach_names_contract_rules_owner_and_run(demo: Demo) -> None:
 
 def test_dbt_nodes_are_shown_as_tasks(demo: Demo, page: Page, work: Path) -> None:
     page.goto(f"{demo.url}/dags/flights_marts")
-    expect(page.get_by_text("publish_daily_delays").first).to_be_visible()
+    page.get_by_role("button", name=re.compile("expand all", re.IGNORECASE)).first.click()
+    for node in ("daily_delays", "stg_flights", "airlines_history", "publish_daily_delays"):
+        expect(page.get_by_text(node, exact=True).first).to_be_visible()
     page.screenshot(path=str(work / "flights_marts.png"))
     client = demo.client
     run = client.runs("flights_marts")[0]["dag_run_id"]
@@ -51,9 +53,10 @@ def test_the_connection_form_of_a_sync_is_offered(demo: Demo, page: Page, work: 
     option = page.get_by_role("option", name=re.compile("ext-dlt|Embedded sync")).first
     expect(option).to_be_visible()
     option.click()
-    page.wait_for_timeout(500)
+    page.get_by_role("button", name="Extra Fields", exact=True).click()
+    for label in ("Source connection", "Destination connection", "Dataset", "Reader"):
+        expect(page.get_by_text(label, exact=False).first).to_be_visible()
     page.screenshot(path=str(work / "connection.png"))
-    expect(page.get_by_text(re.compile("source connection", re.IGNORECASE)).first).to_be_visible()
 
 
 def test_no_secret_is_in_any_file_of_the_demo(demo: Demo) -> None:
