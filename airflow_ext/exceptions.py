@@ -10,7 +10,8 @@
     |   `-- VaultDeniedError
     |-- InvalidError (ValueError)   fix what you wrote: argument, file or connection
     |   |-- InvalidContractError
-    |   `-- InvalidProjectError
+    |   |-- InvalidProjectError
+    |   `-- MissingExtraError
     `-- FailedError                 the work ran and ended badly: look at the data or the code
         |-- ContractNotMetError
         |-- DbtFailedError
@@ -105,6 +106,17 @@ class InvalidProjectError(InvalidError):
     def __init__(self, message: str, *, source: str = "") -> None:
         super().__init__(message)
         self.source = source
+
+
+class MissingExtraError(InvalidError):
+    """A library that one of this package's extras brings is not installed.
+
+    :param extra: The extra to install.
+    """
+
+    def __init__(self, message: str, *, extra: str = "") -> None:
+        super().__init__(message)
+        self.extra = extra
 
 
 class FailedError(AirflowExtError):

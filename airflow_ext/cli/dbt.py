@@ -66,6 +66,9 @@ def index(
 def _dbt(*arguments: list[Any], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     import os
 
+    from airflow_ext.extras import require
+
+    require("dbt.cli", extra="dbt")
     words = [str(word) for group in arguments for word in group]
     return subprocess.run(
         [sys.executable, "-P", "-c", "from dbt.cli.main import cli; cli()", *words],

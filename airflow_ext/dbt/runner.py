@@ -17,6 +17,7 @@ from airflow_ext.dbt.index import cache_dir, write_atomically
 from airflow_ext.dbt.process import DbtProcess
 from airflow_ext.dbt.profiles import Profile
 from airflow_ext.exceptions import DbtFailedError
+from airflow_ext.extras import require
 
 RUN_RESULTS_SCHEMA = "https://schemas.getdbt.com/dbt/run-results/v6.json"
 TAIL = 15
@@ -63,6 +64,7 @@ class DbtBuild:
         self._folder: Path | None = None
 
     def __enter__(self) -> DbtBuild:
+        require("dbt.cli", extra="dbt")
         self._folder = Path(tempfile.mkdtemp(prefix="airflow-ext-dbt-"))
         return self
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import airflow_ext
 from airflow_ext.exceptions import InvalidError
+from airflow_ext.extras import require
 from airflow_ext.sync.backend import RunHandle, SyncRequest
 from airflow_ext.sync.dlt_job import DltJob, DltPair
 from airflow_ext.sync.model import Capabilities, RunStatus, SyncResult, SyncStatus
@@ -41,7 +42,11 @@ class DltBackend:
         self._runs: dict[str, _Run] = {}
 
     async def start(self, request: SyncRequest) -> RunHandle:
-        """Start the worker process and return at once."""
+        """Start the worker process and return at once.
+
+        :raises MissingExtraError: If dlt is not installed.
+        """
+        require("dlt", extra="dlt")
         job = DltJob(
             pair=self.pair,
             name=request.name,

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote, urljoin
 
 from airflow_ext.exceptions import VaultUnavailableError
+from airflow_ext.extras import require
 from airflow_ext.vault.breaker import Breaker
 from airflow_ext.vault.settings import VaultSettings
 
@@ -167,6 +168,7 @@ class Transport:
 
     def _hvac(self) -> Any:
         if self._client is None:
+            require("hvac", extra="vault")
             import hvac  # type: ignore[import-untyped]  # it ships no types
 
             settings = self._settings
