@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -36,6 +37,28 @@ def test_dbt_nodes_are_shown_as_tasks(demo: Demo, page: Page, work: Path) -> Non
     client.close()
     assert {name: state for name, state in states.items() if state != "success"} == {}
     assert len([name for name in states if name.startswith("marts.")]) >= 8
+
+
+def test_a_breach_is_readable_in_the_log_of_the_failed_task(demo: Demo, page: Page, work: Path) -> None:
+    client = demo.client
+    run = next(
+        run["dag_run_id"] for run in client.runs("delay_alerts") if "2013-01-02" in run["logical_date"]
+    )
+    client.close()
+    page.goto(f"{demo.url}/dags/delay_alerts/runs/{quote(run, safe='')}/tasks/delays_are_good?try_number=1")
+    message = page.get_by_text(
+        re.compile("does not hold for partition 2013-01-02.*failed rules:", re.DOTALL)
+    ).last
+    for words in ("owner: analytics", "published by: DAG flights_marts", "enough flights: expected"):
+        expect(message).to_contain_text(words)
+    message.scroll_into_view_if_needed()
+    message.evaluate("element => { for (let e = element; e; e = e.parentElement) e.scrollLeft = 0 }")
+    box = message.bounding_box()
+    assert box
+    page.screenshot(
+        path=str(work / "breach.png"),
+        clip={"x": box["x"] - 10, "y": box["y"] - 10, "width": 1100, "height": min(box["height"], 115) + 20},
+    )
 
 
 def test_the_list_of_dags_shows_the_teams(demo: Demo, page: Page, work: Path) -> None:
