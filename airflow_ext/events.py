@@ -45,6 +45,21 @@ def outlets_for(assets: Iterable[Asset], *, alias: str) -> list[Asset | AssetAli
     return [*assets, AssetAlias(name=alias)]
 
 
+def partition_of(context: Context, given: str | None) -> str | None:
+    """Return the partition key that a run's events carry.
+
+    The given value, else the key of the run, else none. A template that found nothing renders to an
+    empty string or to ``None``; both count as not given.
+
+    :param context: The running task's context.
+    :param given: The operator's argument, after templating.
+    """
+    if given is not None and given.strip() not in {"", "None"}:
+        return given
+    key: str | None = context["dag_run"].partition_key
+    return key
+
+
 def emit(
     context: Context,
     events: Iterable[Event],
@@ -56,12 +71,13 @@ def emit(
     """Record asset events; Airflow sends them when the task succeeds.
 
     A declared outlet fires even if nothing was recorded for it, so the caller must set
-    ``self.outlets`` to what is returned: exactly the assets of ``events``.
+    ``self.outlets`` to what is returned: exactly the assets that have an event.
 
     :param context: The running task's context.
     :param events: What to emit.
     :param alias: The alias given to :func:`outlets_for`.
-    :param partition: Partition key; ``None`` emits unkeyed events only.
+    :param partition: Partition key, as :func:`partition_of` returns it; ``None`` emits unkeyed events
+        only, and in a backfill none at all.
     :param unkeyed_in_backfill: Wake plain consumers from a backfill run too.
     :raises ValueError: If the partition key is blank or longer than 250 characters.
     """
@@ -73,7 +89,9 @@ def emit(
     outlet_events = context["outlet_events"]
     run = context["dag_run"]
     in_partitioned_run = run.partition_key is not None
-    unkeyed = not in_partitioned_run and (run.run_type != "backfill" or unkeyed_in_backfill)
+    plain_consumers = run.run_type != "backfill" or unkeyed_in_backfill
+    if partition is None and not in_partitioned_run and not plain_consumers:
+        return outlets_for([], alias=alias)
     for event in events:
         extra = dict(event.extra)
         accessor = outlet_events[event.asset]
@@ -81,6 +99,6 @@ def emit(
         if partition is None:
             continue
         accessor.add_partitions(partition)
-        if unkeyed:
+        if plain_consumers and not in_partitioned_run:
             outlet_events[AssetAlias(name=alias)].add(event.asset, extra=extra)
     return outlets_for((event.asset for event in events), alias=alias)

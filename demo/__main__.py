@@ -11,6 +11,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from airflow_ext.exceptions import InvalidError
 from demo.story import Story, story_days
 from demo.terminal import Teller
 from demo.world import World
@@ -54,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
                 console.print(f"\nThe UI: [bold]{airflow.url}[/bold]  user [bold]{airflow.user}[/bold]")
                 console.print(f"password [bold]{airflow.password}[/bold]   (Ctrl-C ends everything)")
                 threading.Event().wait()
+    except InvalidError as error:  # another demo runs, or the year is over
+        console.print(str(error), style="red", markup=False)
     except KeyboardInterrupt:
         console.print("\nEnding ...")
     return 0 if good else 1

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from airflow_ext.exceptions import InvalidError
 from airflow_ext.testing.airflow_client import AirflowClient, Record, wait_until
 from demo.terminal import Step, Teller
 from demo.world import World
@@ -249,11 +250,11 @@ def _message(log: str) -> str:
 def story_days(taken: int) -> tuple[date, date]:
     """Return the two days of the next story, after ``taken`` stories.
 
-    :raises ValueError: When the year is over.
+    :raises InvalidError: When the year is over.
     """
     good = date(2013, 1, 1) + timedelta(days=2 * taken)
     if good.year != 2013 or (good + timedelta(days=1)).year != 2013:
-        raise ValueError("the year 2013 is over: delete the demo's folder to begin again")
+        raise InvalidError("the year 2013 is over: delete the demo's folder to begin again")
     return good, good + timedelta(days=1)
 
 

@@ -136,7 +136,8 @@ class World:
     def _index_dbt(self) -> None:
         command = [str(Path(sys.executable).with_name("airflow-ext")), "dbt", "index"]
         command += [str(DAGS / "dbt" / "flights"), "--adapter", "duckdb"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.home)
+        env = {**os.environ, "AIRFLOW_HOME": str(self.home / "airflow")}  # where the index is cached
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.home, env=env)
         if done.returncode != 0:
             raise RuntimeError(
                 f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"

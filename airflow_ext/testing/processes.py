@@ -3,7 +3,8 @@
 Every program runs in a session of its own with its working folder inside one *home*. Stopping means:
 ask every process whose working folder lies in that home to end, wait, then kill. The working folder is
 what double-forked children (executor workers, task runners, PostgreSQL's backends) keep, where process
-groups, parents and even the environment seen from outside change.
+groups, parents and even the environment seen from outside change. Processes with a terminal are left
+alone: they are somebody's shell or editor that happens to be there, ours have none.
 
 A small *keeper* process holds the read end of a pipe from the owner. When the owner is gone, also by
 SIGKILL, the pipe closes and the keeper stops what is left.
@@ -11,6 +12,7 @@ SIGKILL, the pipe closes and the keeper stops what is left.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -21,12 +23,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from airflow_ext.exceptions import InvalidError
+
 GRACE = 10.0
 """Seconds between asking a process to end and killing it."""
 
 
 def processes_in(home: Path) -> list[int]:
-    """Return the ids of all processes whose working folder is ``home`` or lies below it."""
+    """Return the ids of the processes without a terminal whose working folder is ``home`` or lies below it."""
     root = str(home.resolve())
     found = []
     for entry in Path("/proc").iterdir():
@@ -34,22 +38,17 @@ def processes_in(home: Path) -> list[int]:
             continue
         try:
             folder = str((entry / "cwd").readlink()).removesuffix(" (deleted)")
+            # After the name in parentheses: state, parent, group, session, terminal, ...
+            state, *_, terminal = (entry / "stat").read_text().rpartition(")")[2].split()[:5]
         except OSError:  # gone meanwhile, or another user's
             continue
-        if folder == root or folder.startswith(root + "/"):
+        if (folder == root or folder.startswith(root + "/")) and terminal == "0" and state != "Z":
             found.append(int(entry.name))
     return found
 
 
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
 def stop_all_in(home: Path, *, grace: float = GRACE) -> int:
-    """End every process working in ``home``, except the caller.
+    """End every process :func:`processes_in` finds, except the caller.
 
     :param home: The folder that marks the processes.
     :param grace: Seconds they get between SIGTERM and SIGKILL.
@@ -58,7 +57,7 @@ def stop_all_in(home: Path, *, grace: float = GRACE) -> int:
     mine = os.getpid()
 
     def alive() -> list[int]:
-        return [pid for pid in processes_in(home) if pid != mine and not _is_zombie(pid)]
+        return [pid for pid in processes_in(home) if pid != mine]
 
     def send(signal_number: signal.Signals) -> None:
         for pid in alive():
@@ -83,8 +82,9 @@ class ProcessHome:
 
     Use as a context manager.
 
-    :param home: Created when missing; must not be the working folder of anything else.
+    :param home: A folder of its own, created when missing: what runs there without a terminal is ended.
     :param grace: Seconds between SIGTERM and SIGKILL at the end.
+    :raises InvalidError: On entering, if the home holds the caller's own working folder or is in use.
     """
 
     def __init__(self, home: Path, *, grace: float = GRACE) -> None:
@@ -92,9 +92,16 @@ class ProcessHome:
         self.grace = grace
         self._children: list[subprocess.Popen[bytes]] = []
         self._keeper: subprocess.Popen[bytes] | None = None
+        self._lock: IO[str] | None = None
 
     def __enter__(self) -> ProcessHome:
+        if Path.cwd().is_relative_to(self.home):
+            raise InvalidError(
+                f"home={str(self.home)!r} holds the folder this runs in, where other processes may work too: "
+                "give a folder of its own, such as a new one below it"
+            )
         self.home.mkdir(parents=True, exist_ok=True)
+        self._take()
         stop_all_in(self.home, grace=self.grace)  # what an earlier owner may have left
         self._keeper = subprocess.Popen(
             [sys.executable, "-m", "airflow_ext.testing.processes", str(self.home), str(self.grace)],
@@ -106,6 +113,20 @@ class ProcessHome:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _take(self) -> None:
+        lock = (self.home / ".owner").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read() or "unknown"
+            lock.close()
+            raise InvalidError(f"{self.home} is in use by process {owner}: end that first") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
 
     def spawn(
         self,
@@ -158,6 +179,9 @@ class ProcessHome:
             self._keeper.stdin.close()
             self._keeper.wait(timeout=self.grace + 10)
             self._keeper = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
 
 def _keep(home: Path, grace: float) -> None:

@@ -22,7 +22,9 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
     [page for page in PAGES if page.exists() and BLOCK.search(page.read_text())],
     ids=lambda page: page.stem,
 )
+@pytest.mark.usefixtures("flights_index")
 def test_code_blocks_run(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "dags").symlink_to(ROOT / "dags")
     program = tmp_path / "page.py"
     program.write_text("\n\n".join(BLOCK.findall(page.read_text())))
     environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path / "airflow"), "PYTHONPATH": str(ROOT)}
