@@ -15,6 +15,7 @@ from airflow_ext.cli.doctor_finding import Finding, fail, ok, warn
 from airflow_ext.cli.doctor_install import importable
 
 if TYPE_CHECKING:
+    from airflow.models.deadline_alert import DeadlineAlert
     from sqlalchemy.orm import Session
 
 _COMPONENTS = {
@@ -70,27 +71,19 @@ def components() -> Iterator[Finding]:
 
 def deadlines() -> Iterator[Finding]:
     """What DAGs say about deadlines will work when it is needed."""
-    from airflow.models.deadline_alert import DeadlineAlert
-    from airflow.models.serialized_dag import SerializedDagModel
-    from sqlalchemy import select
-
     from airflow_ext.sla.declare import CALLBACK_PATH
 
-    query = select(SerializedDagModel.dag_id, DeadlineAlert.reference, DeadlineAlert.callback_def).join(
-        DeadlineAlert, DeadlineAlert.serialized_dag_id == SerializedDagModel.id
-    )
-    with _session() as session:
-        rows: Any = session.execute(query).all()
     channels: set[str] = set()
     dags: set[str] = set()
     queued: set[str] = set()
-    for dag_id, reference, callback in rows:
-        if reference.get("reference_type") == "DagRunQueuedAtDeadline":
-            queued.add(dag_id)
-        data: Any = callback.get("__data__", callback)
-        if data.get("path") == CALLBACK_PATH:
-            dags.add(dag_id)
-            channels |= {item["notifier"] for item in json.loads(data["kwargs"]["channels"])}
+    with _session() as session:
+        for dag_id, alert in _alerts(session):
+            if alert.reference.get("reference_type") == "DagRunQueuedAtDeadline":
+                queued.add(dag_id)
+            data: Any = alert.callback_def.get("__data__", alert.callback_def)
+            if data.get("path") == CALLBACK_PATH:
+                dags.add(dag_id)
+                channels |= {item["notifier"] for item in json.loads(data["kwargs"]["channels"])}
     yield from _channels(channels, dags=len(dags))
     if queued and Version(version("apache-airflow-core")) < Version("3.4"):
         yield warn(
@@ -98,6 +91,27 @@ def deadlines() -> Iterator[Finding]:
             "runs gives HTTP 500 in Airflow 3.3",
             "Use sla(within=...) instead, or upgrade to Airflow 3.4.",
         )
+
+
+def _alerts(session: Session) -> Iterator[tuple[str, DeadlineAlert]]:
+    """Yield what new runs get: deadlines of the newest version of each DAG that still exists."""
+    from airflow.models.dag import DagModel
+    from airflow.models.deadline_alert import DeadlineAlert
+    from airflow.models.serialized_dag import SerializedDagModel
+    from sqlalchemy import select
+
+    query = (
+        select(SerializedDagModel.dag_id)
+        .join(DeadlineAlert, DeadlineAlert.serialized_dag_id == SerializedDagModel.id)
+        .join(DagModel, DagModel.dag_id == SerializedDagModel.dag_id)
+        .where(~DagModel.is_stale)
+        .distinct()
+    )
+    dag_ids = list(session.scalars(query))
+    for dag in SerializedDagModel.get_latest_serialized_dags(dag_ids=dag_ids, session=session):
+        # Airflow leaves the rows of a DAG that has given up its deadlines without a run in between.
+        if dag.data and dag.data["dag"].get("deadline"):
+            yield from ((dag.dag_id, alert) for alert in dag.deadline_alerts)
 
 
 def _channels(notifiers: set[str], *, dags: int) -> Iterator[Finding]:

@@ -16,12 +16,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
-from zoneinfo import ZoneInfo
 
 from airflow_ext.exceptions import UnavailableError
 from airflow_ext.sla.channel import Channel, channels_from_json, load
 from airflow_ext.sla.event import SlaEvent
-from airflow_ext.sla.policy import Policy, occurrence_key
+from airflow_ext.sla.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +138,7 @@ def make_event(*, policy: Policy, context: Any, deadline: Any, base_url: str, no
     dag_id = str(_field(run, "dag_id"))
     run_id = str(_field(run, "dag_run_id") or _field(run, "run_id"))
     return SlaEvent(
-        key=occurrence_key(dag_id=dag_id, policy=policy.name, day=due.astimezone(ZoneInfo(policy.tz)).date()),
+        key=policy.occurrence_key(dag_id=dag_id, run_id=run_id, due=due),
         policy=policy.name,
         promise=policy.promise,
         severity=policy.severity,

@@ -13,7 +13,8 @@ from airflow_ext.sla import message
 class SlaEvent:
     """One missed promise, as channels and callbacks get it.
 
-    :param key: Name of the occurrence: DAG, policy and local date.
+    :param key: Name of the occurrence, at most 255 characters: DAG, policy, local date, and slot, which is
+        the time of day for ``by`` and stands for the run for ``within``.
     :param policy: The policy's name.
     :param promise: The promise in words.
     :param severity: ``page``, ``ticket`` or ``info``.

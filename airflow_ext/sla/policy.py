@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_ext.exceptions import InvalidError
@@ -36,6 +37,7 @@ DEFAULT_RUN_TYPES = {
 DEFAULT_LATE_START = timedelta(hours=12)
 _DAY = timedelta(days=1)
 _YEAR = timedelta(days=366)
+_LONGEST_KEY = 255  # what incident tools take as a dedup_key
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -167,6 +169,24 @@ class Policy:
             return None
         return due
 
+    def occurrence_key(self, *, dag_id: str, run_id: str, due: datetime) -> str:
+        """Return the name of one promise that is kept or missed: DAG, policy, local date and slot.
+
+        ``by`` is a promise about the date, so its slot is the time of day (``marts/early/2026-03-02/0600``)
+        and all runs that owe it share the key. ``within`` is one about each run, so its slot stands for the
+        run (``sync/slow/2026-03-02/run-9f86d081884c``). The same run and due time give the same key.
+
+        :param due: When it was due, without grace.
+        :returns: At most 255 characters; of a longer one, a digest takes the place of the middle.
+        """
+        day = due.astimezone(parse_zone(self.tz)).date()
+        slot = f"run-{_digest(run_id)}" if self.by is None else self.by.replace(":", "")
+        head, tail = f"{dag_id}/{self.name}", f"/{day.isoformat()}/{slot}"
+        if len(head) + len(tail) > _LONGEST_KEY:
+            tail = f"~{_digest(head)}{tail}"
+            head = head[: _LONGEST_KEY - len(tail)]
+        return head + tail
+
     def to_flat(self) -> dict[str, str | float | None]:
         """Return strings, numbers and ``None`` only: nested values in callback arguments break Airflow."""
         return {
@@ -204,9 +224,8 @@ class Policy:
         )
 
 
-def occurrence_key(*, dag_id: str, policy: str, day: date) -> str:
-    """Return the name of one policy on one local date, the unit that is kept or missed."""
-    return f"{dag_id}/{policy}/{day.isoformat()}"
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _check_duration(argument: str, value: timedelta, *, least: timedelta, most: timedelta) -> None:

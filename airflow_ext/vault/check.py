@@ -63,7 +63,10 @@ def check(client: VaultClient, paths: Iterable[tuple[str, str]]) -> VaultCheck:
         token = client.token()
         me = client.transport.request("GET", "auth/token/lookup-self", token=token, guarded=False)
         if me.status != 200:
-            problem = f"Vault at {address} does not take the token (status {me.status}): it has expired or was revoked"
+            problem = (
+                f"Vault at {address} does not let the token look itself up (status {me.status}):"
+                " it has expired or was revoked, or lacks the policy 'default'"
+            )
             return VaultCheck(address, True, sealed, version, problems=(problem,))
         ttl = int(me.data.get("ttl") or 0) or None
         allowed = _capabilities(

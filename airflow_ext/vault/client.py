@@ -20,7 +20,7 @@ from airflow_ext.vault.transport import Reply, Transport
 log = logging.getLogger(__name__)
 
 CHECK_EVERY = 60.0
-"""Seconds between two calls that ask whether the token still lives."""
+"""Seconds between two calls that ask whether a 403 is the token's fault."""
 
 MOUNT_KNOWN_FOR = 300.0
 """Seconds the kind of a mount is remembered."""
@@ -47,6 +47,8 @@ class _Token:
     value: str
     expires: float | None
     checked: float
+    doubt: str = ""  # why a 403 may be the token's fault, although there is no other token
+    suspect: bool = False  # whether Vault refused to look it up
 
 
 class VaultClient:
@@ -143,9 +145,8 @@ class VaultClient:
         api_path = self.api_path(mount, path)
         token = self.token()
         reply = self.transport.request("GET", api_path, token=token)
-        if reply.status == 403 and self._is_dead(token):
-            token = self._login(instead_of=token)
-            reply = self.transport.request("GET", api_path, token=token)
+        if reply.status == 403 and (other := self._other_than(token)) is not None:
+            reply = self.transport.request("GET", api_path, token=other)
         if reply.status == 404:
             self._check_mount(mount, reply)
             return None
@@ -166,6 +167,8 @@ class VaultClient:
         hint = f'a policy with path "{api_path}" {{ capabilities = ["read"] }} would allow it'
         if version and version != str(self.settings.kv_engine_version):
             hint = f"mount {mount!r} is KV version {version}: set kv_engine_version={version}"
+        if self._token is not None and self._token.doubt:
+            hint = f"{hint}; {self._token.doubt}"
         text = f"Vault at {self.settings.shown_address} denied {api_path} (status {status}): {hint}"
         return VaultDeniedError(text, status=status, path=api_path)
 
@@ -214,18 +217,26 @@ class VaultClient:
             return token.value
         return self._login(instead_of=token.value if token is not None else None)
 
-    def _is_dead(self, used: str) -> bool:
-        """Tell if a 403 is the token's fault. Asked at most once a minute: a denied path must cost no logins."""
+    def _other_than(self, used: str) -> str | None:
+        """Return another token where a 403 may be the fault of the one used, ``None`` where there is none.
+
+        Vault is asked at most once a minute: a denied path must cost no logins. Its answer is only a hint,
+        as a token without the policy ``default`` may not look itself up, so the token stays in use until
+        there is another one.
+        """
         token = self._token
         if token is None or token.value != used:
-            return True  # another thread has logged in meanwhile
-        if self._clock() - token.checked < CHECK_EVERY:
-            return False
-        alive = self.transport.request("GET", "auth/token/lookup-self", token=used).status == 200
-        token.checked = self._clock()
-        if not alive:
-            token.expires = token.checked  # so that it is not used again, whatever the next login gives
-        return not alive
+            return self.token()  # another thread has logged in meanwhile
+        if self._clock() - token.checked >= CHECK_EVERY:
+            reply = self.transport.request("GET", "auth/token/lookup-self", token=used)
+            token.checked, token.suspect, token.doubt = self._clock(), reply.status == 403, ""
+        if not token.suspect:
+            return None
+        try:
+            return self._login(instead_of=used)
+        except VaultDeniedError as error:
+            token.doubt = f"or it is the token, as auth/token/lookup-self was refused too: {error}"
+            return None
 
     def _login(self, *, instead_of: str | None) -> str:
         with self._login_lock:
@@ -276,8 +287,13 @@ class VaultClient:
                 raise VaultDeniedError(text, path=settings.token_path) from error
         else:
             value = os.environ.get("VAULT_TOKEN", "")
-        if not value or value == instead_of:
-            text = f"Vault at {settings.shown_address} no longer takes the given token: it has expired or was revoked"
+        if not value:
+            source = f"token_path={settings.token_path!r}" if settings.token_path else "VAULT_TOKEN"
+            raise VaultDeniedError(f"{source} is empty: put a token there", path=settings.token_path or "")
+        if value == instead_of:
+            text = (
+                "the given token has expired or was revoked (give a new one), or lacks the policy 'default'"
+            )
             raise VaultDeniedError(text, status=403, path="auth/token/lookup-self")
         return _Token(value, None, checked=float("-inf"))
 

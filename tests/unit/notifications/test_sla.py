@@ -182,7 +182,7 @@ def test_notifiers_that_only_block_are_told_too() -> None:
 def test_a_plain_function_gets_the_event(name: str) -> None:
     asyncio.run(tell.tell_missed_sla(**arguments(callback=f"{HERE}.{name}"), context=context()))
     (event,) = received
-    assert event.key == "marts/by-0600-Europe-Berlin/2026-03-02"
+    assert event.key == "marts/by-0600-Europe-Berlin/2026-03-02/0600"
     assert (event.due, event.state) == (DUE, "running")
 
 
@@ -205,6 +205,15 @@ def test_the_context_of_a_later_airflow_works_too() -> None:
 def event() -> SlaEvent:
     policy = Policy.from_flat(arguments(callback="a.b"))
     return tell.make_event(policy=policy, context=context(), deadline=None, base_url="http://x", now=DUE)
+
+
+def test_two_late_runs_of_one_day_are_two_incidents_and_a_copy_is_none() -> None:
+    alert = sla(within=timedelta(minutes=20), callback=f"{HERE}.note")
+    for run_id in ("r1", "r2", "r2"):
+        asyncio.run(tell.tell_missed_sla(**alert.callback.kwargs, context=context(dag_run_id=run_id)))
+    first, second, copy = (event.key for event in received)
+    assert first != second
+    assert second == copy
 
 
 def counting(fails: int) -> tuple[list[int], Callable[[], Awaitable[None]]]:

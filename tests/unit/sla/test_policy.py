@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_ext.exceptions import InvalidError
-from airflow_ext.sla.policy import DEFAULT_LATE_START, Policy, RunFacts, occurrence_key
+from airflow_ext.sla.policy import DEFAULT_LATE_START, Policy, RunFacts
 
 ARGUMENTS: dict[str, Any] = {
     "by": None,
@@ -208,5 +208,37 @@ def test_what_is_refused(changes: dict[str, Any], error: type[Exception], words:
         make(**changes)
 
 
-def test_occurrence_key_names_dag_policy_and_local_date() -> None:
-    assert occurrence_key(dag_id="d", policy="p", day=date(2026, 3, 2)) == "d/p/2026-03-02"
+def key(policy: Policy, *, dag_id: str = "d", run_id: str = "r", due: str = "2026-03-02T05:00") -> str:
+    return policy.occurrence_key(dag_id=dag_id, run_id=run_id, due=at(due))
+
+
+def test_runs_that_owe_one_time_of_one_local_date_share_a_key() -> None:
+    policy = make(**SIX_IN_BERLIN, name="early")
+    assert key(policy) == key(policy, run_id="other") == "d/early/2026-03-02/0600"
+    assert key(policy, due="2026-03-03T05:00") == "d/early/2026-03-03/0600"
+
+
+def test_the_date_of_a_key_is_local() -> None:
+    policy = make(by="00:30", tz="Europe/Berlin", name="night")
+    assert key(policy, due="2026-03-01T23:30") == "d/night/2026-03-02/0030"
+
+
+def test_each_run_of_a_within_has_a_key_of_its_own() -> None:
+    policy = make(within=timedelta(hours=1), name="slow")
+    keys = [key(policy, run_id=f"r{number}") for number in range(100)]
+    assert len(set(keys)) == 100
+    assert keys == [key(policy, run_id=f"r{number}") for number in range(100)]
+    assert key(policy) == "d/slow/2026-03-02/run-454349e422f0"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(SIX_IN_BERLIN, id="by"), pytest.param({"within": timedelta(hours=1)}, id="within")],
+)
+def test_a_key_of_long_names_is_short_enough_and_still_one_of_its_own(kind: dict[str, Any]) -> None:
+    """The longest ids that Airflow and sla() take differ only where they are cut."""
+    policies = [make(**kind, name="p" * 99 + end) for end in "ab"]
+    keys = [key(policy, dag_id="d" * 249 + end) for policy in policies for end in "ab"]
+    assert len(set(keys)) == 4
+    assert {len(each) for each in keys} == {255}
+    assert all("/2026-03-02/" in each for each in keys)

@@ -61,3 +61,14 @@ def test_refused_credentials_are_told(vault: LocalVault, make_client: MakeClient
     assert not found.logged_in
     assert len(found.problems) == 1
     assert "no-such-token" not in found.problems[0]
+
+
+def test_a_token_that_may_not_look_itself_up_is_not_told_as_dead_for_sure(
+    vault: LocalVault, make_client: MakeClient
+) -> None:
+    root = make_client(auth_type="token", token=vault.root_token)
+    body = {"policies": ["reader"], "no_default_policy": True}
+    made = root.transport.request("POST", "auth/token/create", token=root.token(), body=body)
+    found = check(make_client(auth_type="token", token=made.body["auth"]["client_token"]), FOLDERS)
+    (problem,) = found.problems
+    assert "expired or was revoked, or lacks the policy 'default'" in problem

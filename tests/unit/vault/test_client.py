@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -274,43 +273,6 @@ def test_approle_at_another_mount(vault: LocalVault, make_client: MakeClient) ->
     client = make_client(auth_type="approle", role_id=role_id, secret_id=secret_id, auth_mount_point="team-a")
     assert client.token()
     assert [each.path for each in vault.calls()] == ["auth/team-a/login"]
-
-
-def test_a_token_needs_no_login(vault: LocalVault, make_client: MakeClient) -> None:
-    vault.write("secret/connections/x", {"host": "db"})
-    make_client(auth_type="token", token=vault.token(policies=["reader"])).read(*X)
-    assert [each.path for each in vault.calls()] == [READ]
-
-
-def test_an_expired_token_is_told_apart_from_a_denied_path(
-    vault: LocalVault, make_client: MakeClient
-) -> None:
-    token = vault.token(policies=["reader"])
-    client = make_client(auth_type="token", token=token)
-    vault.expire_tokens()
-    for _ in range(2):
-        with pytest.raises(VaultDeniedError, match="expired or was revoked") as raised:
-            client.read(*X)
-        assert token not in str(raised.value)
-
-
-def test_a_token_file_is_read_again_when_its_token_has_died(
-    vault: LocalVault, make_client: MakeClient, tmp_path: Path
-) -> None:
-    vault.write("secret/connections/x", {"host": "db"})
-    file = tmp_path / "token"
-    file.write_text(vault.token(policies=["reader"]) + "\n")
-    client = make_client(auth_type="token", token_path=str(file))
-    client.token()
-    vault.expire_tokens()
-    file.write_text(vault.token(policies=["reader"]) + "\n")
-    assert client.read(*X).document is not None
-
-
-def test_a_missing_token_file_is_named(make_client: MakeClient, tmp_path: Path) -> None:
-    file = tmp_path / "nowhere"
-    with pytest.raises(VaultDeniedError, match=r"nowhere.* cannot be read"):
-        make_client(auth_type="token", token_path=str(file)).read(*X)
 
 
 # ------------------------------------------------------------------------------------- wrong settings
