@@ -42,9 +42,9 @@ with DAG(
     delays_are_good = ContractSensor(
         task_id="delays_are_good",
         contract="daily_delays>=1,<2",
-        partition="{{ ds }}",
+        timezone="America/New_York",
         on_breach="fail",
         poll_interval=2,
         timeout=900,
     )
-    delays_are_good >> worst_carriers(day="{{ ds }}")
+    delays_are_good >> worst_carriers(day="{{ logical_date.in_timezone('America/New_York') | ds }}")

@@ -59,9 +59,9 @@ with DAG(
     delays_are_good = ContractSensor(
         task_id="delays_are_good",
         contract="daily_delays>=1,<2",
-        partition="{{ ds }}",
+        timezone="America/New_York",
         on_breach="wait",
         poll_interval=2,
         timeout=3600,
     )
-    delays_are_good >> digest(day="{{ ds }}")
+    delays_are_good >> digest(day="{{ logical_date.in_timezone('America/New_York') | ds }}")

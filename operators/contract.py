@@ -40,10 +40,13 @@ class ContractPublishOperator(BaseOperator):
     :param contract: The contract, or the path of its file; see :meth:`Contract.from_file` for relative ones.
     :param partition: Partition key (templated). Default: the run's partition key, else the start of its data
         interval in the contract's zone.
+        Rather leave it out than pass ``"{{ ds }}"``, which is the date in UTC.
     :param conn_id: Connection of the database (templated): DuckDB, PostgreSQL or SQLite. Default: the
         contract's ``airflow.connection``.
     :param on_breach: ``fail`` fails the task without retries: judging the same rows again gives the same
         verdict. ``skip`` skips it.
+    :param kwargs: ``outlets`` besides the contract's asset and its alias ``<asset>/unkeyed``, which
+        ``partial().expand()`` does not add, and whatever every operator takes.
     :raises InvalidContractError: If the contract's file cannot be used.
     :raises ValueError: If ``on_breach`` is another.
     """
@@ -68,8 +71,8 @@ class ContractPublishOperator(BaseOperator):
         self.partition = partition
         self.conn_id = conn_id
         self.on_breach = on_breach
-        self.outlets = [*self.outlets, *events.outlets_for([self.contract.asset], alias=self._alias)]
-        self._own_outlets = len(self.outlets) - 2
+        own = events.outlets_for([self.contract.asset], alias=self._alias)
+        self.outlets = [*self.outlets, *(outlet for outlet in own if outlet not in self.outlets)]
 
     @property
     def _alias(self) -> str:
@@ -80,6 +83,7 @@ class ContractPublishOperator(BaseOperator):
 
         :raises AirflowFailException: If the contract is breached, or cannot be judged as it is written.
         :raises AirflowSkipException: If it is breached and ``on_breach`` is ``skip``.
+        :raises DeniedError: If the connection may not read the table; nothing is published.
         :raises UnavailableError: If the database or the store does not answer.
         """
         try:
@@ -100,7 +104,9 @@ class ContractPublishOperator(BaseOperator):
                 raise AirflowSkipException(str(error)) from error
             raise AirflowFailException(str(error)) from error
         self.log.info("%s", report.table(verdict))
-        self.outlets = [*self.outlets[: self._own_outlets], *self._emit(context, verdict)]
+        own = events.outlets_for([self.contract.asset], alias=self._alias)
+        others = [outlet for outlet in self.outlets if outlet not in own]
+        self.outlets = [*others, *self._emit(context, verdict)]
         return verdict.to_dict()
 
     def _judge(self, context: Context, partition: str) -> Verdict:

@@ -41,8 +41,11 @@ class ContractSensor(BaseSensorOperator):
                               expected and actual, owner, support channel and the run that published it.
     ``NOT_PUBLISHED``         Waits.
     ``VERSION_MISMATCH``      A version outside the range is published for the partition: fails at once.
-    ``PARTITION_MISMATCH``    The publisher writes partition keys otherwise: fails at once.
-    ``STORE_UNAVAILABLE``     Verdicts could not be read for ten minutes: an error that retries.
+    ``PARTITION_MISMATCH``    The publisher writes partition keys otherwise, or derives them in another
+                              zone: fails at once.
+    ``STORE_UNAVAILABLE``     Verdicts could not be read for ten minutes: an error that retries. In
+                              ``mode="reschedule"`` each look is a process of its own, so it waits on until
+                              ``timeout``.
     ========================  ============================================================================
 
     :param contract: Contract id and version range with an upper end, such as ``"daily_delays>=1,<2"``.
@@ -50,13 +53,16 @@ class ContractSensor(BaseSensorOperator):
         data interval.
     :param partition_format: ``strftime`` format of the contract's partition keys; used when ``partition``
         is not given, and to check it.
-    :param timezone: IANA zone of the contract's partition keys, used when ``partition`` is not given.
+    :param timezone: IANA zone of the contract's partition keys (its ``airflow.timezone``), used when
+        ``partition`` is not given. Rather give this than ``partition="{{ ds }}"``: ``ds`` is the date in UTC,
+        for a DAG that starts at midnight in Berlin the day before.
     :param on_breach: ``fail`` at once without retries, ``skip``, or ``wait`` until a repaired partition is
         published.
     :param poll_interval: Seconds between two looks. In a triggerer all sensors of one interval look together;
         in ``mode="reschedule"`` at least 10.
     :param deferrable: Wait in the triggerer. If false, ``mode`` decides how a worker waits.
-    :param kwargs: ``timeout`` in seconds (default ``[sensors] default_timeout``), ``mode``, ``soft_fail``
+    :param kwargs: ``inlets`` besides the contract's assets, which ``partial().expand()`` does not add;
+        ``timeout`` in seconds (default ``[sensors] default_timeout``), ``mode``, ``soft_fail``
         and whatever every sensor takes.
     :raises ValueError: If the range has no upper end or nothing can satisfy it, or an argument is none of
         those allowed.
@@ -101,7 +107,8 @@ class ContractSensor(BaseSensorOperator):
         self.poll_interval = poll_interval
         self.deferrable = deferrable
         # an asset has state only while a DAG names it; this also tells who consumes what
-        self.inlets = [*self.inlets, *(Asset(name=name) for name in self.wanted.assets)]
+        own = [Asset(name=name) for name in self.wanted.assets]
+        self.inlets = [*self.inlets, *(asset for asset in own if asset not in self.inlets)]
         self._failing_since: float | None = None
         self._last_seen = Seen(Status.NOT_PUBLISHED)
 
@@ -118,7 +125,7 @@ class ContractSensor(BaseSensorOperator):
             except AirflowSensorTimeout as exc:
                 raise self._timeout(partition, self._last_seen) from exc
         try:
-            seen = look_in_store(self.wanted, partition, verdict_store())
+            seen = look_in_store(self.wanted, partition, verdict_store(), self._zone_that_matters(context))
         except StoreUnavailableError as exc:
             self.log.warning("%s; the trigger goes on trying", exc)
             seen = Seen(Status.STORE_UNAVAILABLE)
@@ -140,6 +147,7 @@ class ContractSensor(BaseSensorOperator):
                 deadline=time.time() + self.timeout,
                 # what a success does beside the state needs a worker
                 end_task=self.do_xcom_push and not self.outlets,
+                timezone=self._zone_that_matters(context),
             ),
             method_name="execute_complete",
             kwargs={"partition": partition},
@@ -164,7 +172,9 @@ class ContractSensor(BaseSensorOperator):
         """Look once."""
         partition = self._partition(context)
         try:
-            self._last_seen = look_in_store(self.wanted, partition, verdict_store())
+            self._last_seen = look_in_store(
+                self.wanted, partition, verdict_store(), self._zone_that_matters(context)
+            )
             self._failing_since = None
         except StoreUnavailableError as exc:
             now = time.monotonic()
@@ -182,6 +192,9 @@ class ContractSensor(BaseSensorOperator):
             return self.rule.key_for(context, self.partition)
         except InvalidError as exc:
             raise AirflowFailException(str(exc)) from exc
+
+    def _zone_that_matters(self, context: Context) -> str | None:
+        return self.timezone if self.rule.derives(context, self.partition) else None
 
     def _finish(self, partition: str, seen: Seen) -> dict[str, Any]:
         if seen.status.holds and seen.verdict is not None:

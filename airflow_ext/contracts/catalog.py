@@ -75,15 +75,20 @@ def family_of(type_: str, dialect: str) -> str:
 
 
 def read_columns(database: Database, table: str) -> dict[str, Found]:
-    """Return the columns of a table by name; none if it is not there.
+    """Return the columns of a table, a view or a materialized view by name; none if it is not there.
 
     Asks the catalog first, then a query for no rows, which knows names only.
+
+    :raises QueryError: If the table cannot be looked at for another reason than that it is not there.
+    :raises DeniedError: If it may not be looked at.
     """
     rows = database.rows(_catalog_query(database.dialect, table))
     if not rows:
         try:
             names = database.column_names(Sql(f"SELECT * FROM {quote_table(table)} LIMIT 0"))
-        except QueryError:
+        except QueryError as exc:
+            if not exc.no_table:
+                raise
             return {}
         rows = [(name, "") for name in names]
     fold = str.lower if database.folds_case else str
@@ -95,14 +100,22 @@ def _catalog_query(dialect: str, table: str) -> Sql:
     if dialect == "sqlite":
         schema: list[str | Bound] = [", ", Bound(before[-1])] if before else []
         return Sql("SELECT name, type FROM pragma_table_info(", Bound(name), *schema, ")")
-    fold = "lower" if dialect == "duckdb" else ""
+    if dialect == "postgres":
+        # information_schema knows no materialized views, and hides columns that the role may not read
+        return Sql(
+            "SELECT a.attname, CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) "
+            "ELSE format_type(a.atttypid, a.atttypmod) END "
+            "FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
+            "WHERE a.attrelid = to_regclass(", Bound(quote_table(table)), ") "
+            "AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+        )  # fmt: skip
     schema_sql: str | Bound = Bound(before[-1]) if before else "current_schema()"
     catalog: str | Bound = Bound(before[-2]) if len(before) > 1 else "current_database()"
     return Sql(
         "SELECT column_name, data_type FROM information_schema.columns WHERE ",
-        f"{fold}(table_name) = {fold}(", Bound(name), ") AND ",
-        f"{fold}(table_schema) = {fold}(", schema_sql, ") AND ",
-        f"{fold}(table_catalog) = {fold}(", catalog, ") ORDER BY ordinal_position",
+        "lower(table_name) = lower(", Bound(name), ") AND ",
+        "lower(table_schema) = lower(", schema_sql, ") AND ",
+        "lower(table_catalog) = lower(", catalog, ") ORDER BY ordinal_position",
     )  # fmt: skip
 
 

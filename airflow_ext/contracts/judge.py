@@ -13,6 +13,7 @@ from airflow_ext.contracts.model import Contract
 from airflow_ext.contracts.rules import Rule, duration
 from airflow_ext.contracts.sql import Database, QueryError, Sql
 from airflow_ext.contracts.verdict import Reason, RunReference, Verdict
+from airflow_ext.exceptions import InvalidError
 
 _NEEDS_TYPE = ("invalidValues", "missingValues", "lag", "sql")
 """Rules that make no sense on a column of another type than promised."""
@@ -36,7 +37,10 @@ def judge(
     :param database: Where the table is.
     :param run: Who judges.
     :param now: The present, aware; for contracts without partitions it bounds the age of the newest row.
-    :raises ValueError: If the partition does not fit the format, or a query of the contract does not only read.
+    :raises ValueError: If the partition does not fit the format, a query of the contract does not only read, or
+        the type of the partition column is not known.
+    :raises QueryError: If the rows cannot even be counted.
+    :raises DeniedError: If the connection may not read the table.
     :raises UnavailableError: If the database does not answer.
     """
     return _Judge(contract, contract.partition.check(partition), database, now or datetime.now(UTC)).verdict(
@@ -82,6 +86,12 @@ class _Judge:
         condition = None
         if name := self.contract.partition_column:
             column = find(found, name, self.database)
+            if column is not None and not column.family:
+                raise InvalidError(
+                    f"contract {self.contract.id!r}: the partition column {name!r} of {self.contract.table} is of type "
+                    f"{column.type or 'unknown'!r}, by which no partition can be selected; judge a view that casts it "
+                    "to a date, a timestamp, a text or an integer"
+                )
             if column is not None:
                 condition = partition_condition(
                     column, self.contract.partition, self.partition, self.database.dialect

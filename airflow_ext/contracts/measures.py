@@ -16,6 +16,7 @@ from airflow_ext.exceptions import InvalidContractError
 PARTITION = "airflow_ext_partition"
 """Name under which a query of a rule reads the rows of its partition."""
 
+_LEADING_COMMENTS = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
 _TEXT = {"duckdb": "VARCHAR", "postgres": "TEXT", "sqlite": "TEXT"}
 
 
@@ -144,19 +145,20 @@ class Measures:
 
         :raises InvalidContractError: If it is not one query that only reads.
         """
+        query = _LEADING_COMMENTS.sub("", rule.query, count=1)
         pieces: list[str | Bound] = []
         end = 0
-        for match in SQL_PLACEHOLDER.finditer(rule.query):
-            pieces.append(rule.query[end : match.start()])
+        for match in SQL_PLACEHOLDER.finditer(query):
+            pieces.append(query[end : match.start()])
             pieces.append(self._placeholder(match[1], rule, key))
             end = match.end()
-        body = Sql(*pieces, rule.query[end:])
+        body = Sql(*pieces, query[end:])
         check_reads_only(rule.name, body.render("?")[0], self.dialect)
         rows = Sql(f"{PARTITION} AS (SELECT *", self.rows_of_partition, ")")
         first = body.parts[0] if isinstance(body.parts[0], str) else ""
-        if match_with := re.match(r"\s*WITH(\s+RECURSIVE)?\s", first, re.IGNORECASE):
+        if match_with := re.match(r"WITH(\s+RECURSIVE)?\b", first, re.IGNORECASE):
             rest = Sql(first[match_with.end() :], *body.parts[1:])
-            return Sql(match_with[0], rows, ", ", rest)
+            return Sql(f"{match_with[0]} ", rows, ", ", rest)
         return Sql("WITH ", rows, " ", body)
 
     def _placeholder(self, word: str, rule: Rule, key: str) -> str | Bound:

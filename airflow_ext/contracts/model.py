@@ -257,14 +257,10 @@ class _Reader:
     def rules(
         self, table: Mapping[str, Any], columns: Mapping[str, Column], *, partitioned: bool
     ) -> RuleReader:
-        reader = RuleReader(partitioned=partitioned)
+        reader = RuleReader(partitioned=partitioned, columns=columns)
         base: tuple[str | int, ...] = ("schema", 0)
         for index, quality in enumerate(table.get("quality") or ()):
-            path = (*base, "quality", index)
-            for name in (quality.get("arguments") or {}).get("properties") or ():
-                if name not in columns:
-                    self.problem((*path, "arguments", "properties"), f"{name!r} is not among the properties")
-            reader.quality(quality, path, None, known=Validity())
+            reader.quality(quality, (*base, "quality", index), None, known=Validity())
         key = []
         for index, spec in enumerate(table.get("properties") or ()):
             name = spec.get("physicalName") or spec["name"]

@@ -110,7 +110,7 @@ class PartitionRule:
         """
         if given is not None:
             return self.check(given)
-        key = context.get("partition_key") or getattr(context.get("dag_run"), "partition_key", None)
+        key = _key_of_run(context)
         if key is not None:
             return self.check(self._cut(key))
         if (start := context.get("data_interval_start")) is not None:
@@ -121,6 +121,10 @@ class PartitionRule:
             "partition=\"{{ triggering_asset_events.values() | first | map(attribute='partition_key') | first }}\""
         )
 
+    def derives(self, context: Mapping[str, Any], given: str | None) -> bool:
+        """Say whether :meth:`key_for` turns a point in time into a key, so that the zone matters."""
+        return given is None and _key_of_run(context) is None
+
     def _cut(self, key: str) -> str:
         if self.fits(key):
             return key
@@ -128,3 +132,8 @@ class PartitionRule:
             return self.render(datetime.fromisoformat(key))
         except ValueError:
             return key
+
+
+def _key_of_run(context: Mapping[str, Any]) -> str | None:
+    key: str | None = context.get("partition_key") or getattr(context.get("dag_run"), "partition_key", None)
+    return key

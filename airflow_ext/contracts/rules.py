@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -117,10 +117,12 @@ class RuleReader:
     """Reads ODCS rules and collects what is wrong with them.
 
     :param partitioned: Whether the contract restricts rules to a partition.
+    :param columns: Names of the columns promised.
     """
 
-    def __init__(self, *, partitioned: bool) -> None:
+    def __init__(self, *, partitioned: bool, columns: Collection[str]) -> None:
         self.partitioned = partitioned
+        self.columns = columns
         self.rules: list[Rule] = []
         self.skipped: list[str] = []
         self.problems: list[tuple[tuple[str | int, ...], str]] = []
@@ -153,7 +155,32 @@ class RuleReader:
         if kind == "sql":
             self._sql(quality, path, column, common)
         else:
-            self._library(str(metric), quality.get("arguments") or {}, path, column, known, common)
+            arguments = self._arguments(quality.get("arguments") or {}, (*path, "arguments"))
+            if arguments is not None:
+                self._library(str(metric), arguments, path, column, known, common)
+
+    def _arguments(self, arguments: Any, path: tuple[str | int, ...]) -> Mapping[str, Any] | None:
+        """Check the shapes of what a rule of a metric reads; ``None`` if one is wrong."""
+        if not isinstance(arguments, Mapping):
+            self.problems.append((path, f"{arguments!r} is not a mapping"))
+            return None
+        before = len(self.problems)
+        for name in ("properties", "validValues", "missingValues"):
+            values = arguments.get(name)
+            if values is None:
+                continue
+            if not isinstance(values, list) or any(isinstance(value, list | dict) for value in values):
+                self.problems.append(((*path, name), f"{values!r} is not a list of plain values"))
+            elif name == "properties":
+                self.problems += [
+                    ((*path, name), f"{value!r} is not among the properties")
+                    for value in values
+                    if value not in self.columns
+                ]
+        pattern = arguments.get("pattern")
+        if pattern is not None and not isinstance(pattern, str):
+            self.problems.append(((*path, "pattern"), f"{pattern!r} is not a text, put it in quotes"))
+        return arguments if len(self.problems) == before else None
 
     def _check(self, quality: Mapping[str, Any], path: tuple[str | int, ...]) -> Check | None:
         operator = next((name for name in _OPERATORS if name in quality), None)
@@ -162,13 +189,19 @@ class RuleReader:
             return None
         bound = quality[operator]
         numbers = bound if isinstance(bound, list) else [bound]
-        if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
-            self.problems.append(((*path, operator), f"{bound!r} is not a number"))
+        two = operator.endswith("Between")
+        if (
+            isinstance(bound, list) is not two
+            or (two and len(numbers) != 2)
+            or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers)
+        ):
+            what = "a list of two numbers" if two else "a number"
+            self.problems.append(((*path, operator), f"{bound!r} is not {what}"))
             return None
-        if isinstance(bound, list) and bound[0] > bound[1]:
+        if two and bound[0] > bound[1]:
             self.problems.append(((*path, operator), "the smaller number comes first"))
             return None
-        return Check(operator, tuple(bound) if isinstance(bound, list) else bound)
+        return Check(operator, tuple(bound) if two else bound)
 
     def _sql(
         self,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from airflow_ext.exceptions import FailedError, InvalidError, UnavailableError
+from airflow_ext.exceptions import DeniedError, FailedError, InvalidError, UnavailableError
 
 DIALECTS = ("duckdb", "postgres", "sqlite")
 _BEGIN = {
@@ -20,17 +20,29 @@ _BEGIN = {
 }
 _SQLITE_OTHER_ERROR = 1
 """SQLite calls a wrong query an operational error; only its code tells it from a missing file."""
+_SQLITE_NAMES = ("no such table", "no such column", "no such function", "unknown database", 'near "')
+_DUCKDB_NAMES = ("CatalogException", "BinderException", "ParserException")
+_POSTGRES_NAMES = (
+    "UndefinedTable",
+    "UndefinedColumn",
+    "UndefinedFunction",
+    "InvalidSchemaName",
+    "InvalidCatalogName",
+    "SyntaxError",
+)
 
 
 class QueryError(FailedError):
     """The database answered, and refused a query.
 
     :param kind: Name of the driver's error class.
+    :param no_table: Whether it knows no such table, or no such schema.
     """
 
-    def __init__(self, message: str, *, kind: str = "") -> None:
+    def __init__(self, message: str, *, kind: str = "", no_table: bool = False) -> None:
         super().__init__(message)
         self.kind = kind
+        self.no_table = no_table
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,8 @@ class Database:
     def rows(self, sql: Sql) -> list[tuple[Any, ...]]:
         """Run a query.
 
-        :raises QueryError: If the database refused it.
+        :raises QueryError: If the database refused it; its text never holds a value of the data.
+        :raises DeniedError: If the connection's role may not read what the query reads.
         :raises UnavailableError: If the database did not answer.
         """
         return self._run(sql)[0]
@@ -138,7 +151,10 @@ class Database:
         except Exception as exc:
             with suppress(Exception):  # what went wrong first is what counts
                 self._end()
-            raise self._translate(exc) from exc
+            error = self._translate(exc)
+            if isinstance(error, UnavailableError):
+                raise error from exc
+            raise error from None  # the driver's own text may quote data, and a traceback shows causes
 
     def _end(self) -> None:
         """End the transaction; the next query begins another."""
@@ -150,15 +166,37 @@ class Database:
         cursor.close()
 
     def _translate(self, exc: Exception) -> Exception:
-        kinds = {kind.__name__ for kind in type(exc).__mro__}
-        code = getattr(exc, "sqlite_errorcode", None)
-        if "ProgrammingError" in kinds or code == _SQLITE_OTHER_ERROR:
-            # its text names tables, columns and functions
-            return QueryError(" ".join(str(exc).split())[:200], kind=type(exc).__name__)
-        if kinds & {"OperationalError", "InterfaceError"}:
-            return UnavailableError(f"The database did not answer: {type(exc).__name__}", service="database")
-        # the text of any other error may quote a value of the data
-        return QueryError(f"the query failed with {type(exc).__name__}", kind=type(exc).__name__)
+        kind = type(exc).__name__
+        kinds = {base.__name__ for base in type(exc).__mro__}
+        text = _text_about_names(exc)
+        if kind == "InsufficientPrivilege":
+            return DeniedError(
+                f"The table cannot be judged: {text or 'permission denied'}. Grant the connection's role USAGE on "
+                "the schema, and SELECT on the table and on what its rules read"
+            )
+        other_error = getattr(exc, "sqlite_errorcode", None) == _SQLITE_OTHER_ERROR
+        if kinds & {"OperationalError", "InterfaceError"} and not other_error:
+            return UnavailableError(f"The database did not answer: {kind}", service="database")
+        no_table = kind in ("CatalogException", "UndefinedTable", "InvalidSchemaName") or text.startswith(
+            "no such table"
+        )
+        return QueryError(text or f"the query failed with {kind}", kind=kind, no_table=no_table)
+
+
+def _text_about_names(exc: Exception) -> str:
+    """Return the text of an error that speaks about names and syntax only, empty for any other.
+
+    Whatever else a database has to say may quote a value: ``invalid input "..."``.
+    """
+    kind = type(exc).__name__
+    text = " ".join(str(exc).split())[:200]
+    if (diag := getattr(exc, "diag", None)) is not None:
+        # without a position it was found while running, in a value cast to a name or to a query
+        named = kind in _POSTGRES_NAMES and diag.statement_position is not None
+        return str(diag.message_primary) if named or kind == "InsufficientPrivilege" else ""
+    if hasattr(exc, "sqlite_errorcode"):
+        return text if text.startswith(_SQLITE_NAMES) else ""
+    return text if kind in _DUCKDB_NAMES else ""
 
 
 def _regexp(pattern: str, value: Any) -> bool:

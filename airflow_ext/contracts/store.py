@@ -8,14 +8,16 @@ Per major version of a contract one asset, and in its state
     status, number and version of the 200 partitions published last. It is small, so a waiter for one
     partition, or ten thousand waiters for two hundred, learn of a change by reading one key.
 
-Airflow has no compare-and-set here. A publisher that finds its entry gone after writing ``head`` (two
-partitions were published in the same moment) writes it again; waiters read ``p/...`` from time to time
-as well, so a lost entry costs time and never a verdict.
+Airflow has no compare-and-set here. A publisher that finds its entry gone right after writing ``head``
+(two partitions were published in the same moment) writes it again. One that wrote ``head`` from an older
+copy later still takes entries of others out, or back to what they were before; so every tenth poll a waiter
+reads ``p/...`` whatever the head says. A lost or stale entry costs time and never a verdict.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ from airflow_ext.exceptions import StoreUnavailableError
 HEAD = "head"
 HEAD_SIZE = 200
 WRITE_ATTEMPTS = 5
+_NO_ASSET = re.compile(r"Asset with name=.{1,1500} not found")
 READ_SECONDS = 30.0
 """A trigger's question to its supervisor may stay without answer for ever; then it counts as failed."""
 
@@ -191,7 +194,12 @@ def _answering(asset: str) -> Iterator[None]:
     try:
         yield
     except Exception as exc:
-        raise StoreUnavailableError(
-            f"The verdicts of {asset} cannot be reached: {type(exc).__name__}: {str(exc)[:300]}",
-            service=f"state of asset {asset}",
-        ) from exc
+        text = f"The verdicts of {asset} cannot be reached: {type(exc).__name__}: {str(exc)[:300]}"
+        if _NO_ASSET.search(str(exc)):
+            text = (
+                f"The asset {asset} is not known to Airflow, so it keeps no verdicts: an asset has state while a DAG "
+                "names it as inlet, outlet or schedule. A task made with partial().expand() does not name its "
+                f"own: pass partial(outlets=[contract.asset, AssetAlias('{asset}/unkeyed')]) to a publisher, "
+                f"partial(inlets=[Asset(name='{asset}')]) to a sensor"
+            )
+        raise StoreUnavailableError(text, service=f"state of asset {asset}") from exc

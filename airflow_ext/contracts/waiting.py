@@ -58,6 +58,7 @@ def look(
     partition: str,
     verdicts: Mapping[str, Verdict],
     rules: Mapping[str, PartitionRule | None],
+    timezone: str | None = None,
 ) -> Seen:
     """Say what is seen of a partition.
 
@@ -65,8 +66,22 @@ def look(
 
     :param verdicts: Verdict of the partition by asset, of the assets that have one.
     :param rules: How the publisher of each asset writes keys, as far as known.
+    :param timezone: Zone in which the waiter derived the key from a point in time, ``None`` if it was told
+        the key. A publisher in another zone means another span of time by the same key.
     """
-    published = [verdicts[asset] for asset in reversed(wanted.assets) if asset in verdicts]
+    known = [rule for asset in wanted.assets if (rule := rules.get(asset)) is not None]
+    elsewhere = {
+        asset for asset, rule in rules.items() if timezone and rule is not None and rule.timezone != timezone
+    }
+    if known and all(rules.get(asset) is None or asset in elsewhere for asset in wanted.assets):
+        return Seen(
+            Status.PARTITION_MISMATCH,
+            detail=f"the publisher's keys are dates and times of {known[0].timezone}, this one was derived in "
+            f"{timezone}; give the sensor timezone={known[0].timezone!r}",
+        )
+    published = [
+        verdicts[asset] for asset in reversed(wanted.assets) if asset in verdicts and asset not in elsewhere
+    ]
     matching = [verdict for verdict in published if verdict.version in wanted]
     best = next((verdict for verdict in matching if verdict.status.holds), matching[0] if matching else None)
     if best is not None:
@@ -74,7 +89,6 @@ def look(
     if published:
         found = ", ".join(verdict.version for verdict in published)
         return Seen(Status.VERSION_MISMATCH, published[0], f"published is version {found}")
-    known = [rule for asset in wanted.assets if (rule := rules.get(asset)) is not None]
     if known and not any(rule.fits(partition) for rule in known):
         return Seen(
             Status.PARTITION_MISMATCH,
@@ -83,9 +97,12 @@ def look(
     return Seen(Status.NOT_PUBLISHED)
 
 
-def look_in_store(wanted: ContractRange, partition: str, store: VerdictStore) -> Seen:
+def look_in_store(
+    wanted: ContractRange, partition: str, store: VerdictStore, timezone: str | None = None
+) -> Seen:
     """Read what is seen of a partition now.
 
+    :param timezone: See :func:`look`.
     :raises StoreUnavailableError: If the store does not answer.
     """
     verdicts: dict[str, Verdict] = {}
@@ -93,7 +110,7 @@ def look_in_store(wanted: ContractRange, partition: str, store: VerdictStore) ->
     for asset in wanted.assets:
         if (verdict := store.verdict(asset, partition)) is not None:
             verdicts[asset] = verdict
-    if not verdicts:
+    if not verdicts or timezone is not None:
         heads: dict[str, Head] = {asset: store.head(asset) for asset in wanted.assets}
         rules = {asset: head.rule for asset, head in heads.items()}
-    return look(wanted, partition, verdicts, rules)
+    return look(wanted, partition, verdicts, rules, timezone)

@@ -37,7 +37,9 @@ runs again by then, it takes the news for the end of that run and retries or fai
 
 MAX_BACKOFF = 60.0
 _DIRECT_EVERY = 10
-"""Polls between two reads of a verdict that the head does not list; it may have been pushed out of it."""
+"""Polls between two reads of a verdict for which the head has no news; it may have been pushed out of the
+head, or a publisher of another partition may have written back an older entry.
+"""
 _GIVE_UP_AFTER = 3
 
 Key = tuple[str, str]
@@ -141,12 +143,8 @@ class Board:
     async def _read_partition(self, store: VerdictStore, head: Head, asset: str, partition: str) -> bool:
         key = (asset, partition)
         entry = head.entries.get(partition)
-        first = key not in self._entries
-        if entry is None:
-            ask = first or self._polls % _DIRECT_EVERY == 0
-        else:
-            ask = first or entry != self._entries[key]
-        if not ask:
+        known = key in self._entries and entry == self._entries[key]
+        if known and self._polls % _DIRECT_EVERY:
             return False
         self._reads += 1
         verdict = await store.averdict(asset, partition)
@@ -182,6 +180,7 @@ class ContractTrigger(BaseEventTrigger):
         instead of starting a worker for it.
     :param outage_seconds: How long the store may fail before waiting ends.
     :param resume_after: Seconds to wait at least before a worker is started.
+    :param timezone: Zone in which ``partition`` was derived from a point in time, ``None`` if it was given.
     """
 
     supports_triggerer_queue = True
@@ -197,6 +196,7 @@ class ContractTrigger(BaseEventTrigger):
         end_task: bool,
         outage_seconds: float = OUTAGE_SECONDS,
         resume_after: float = RESUME_AFTER,
+        timezone: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own has no types
         self.contract = contract
@@ -207,6 +207,7 @@ class ContractTrigger(BaseEventTrigger):
         self.end_task = end_task
         self.outage_seconds = outage_seconds
         self.resume_after = resume_after
+        self.timezone = timezone
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments."""
@@ -221,6 +222,7 @@ class ContractTrigger(BaseEventTrigger):
                 "end_task": self.end_task,
                 "outage_seconds": self.outage_seconds,
                 "resume_after": self.resume_after,
+                "timezone": self.timezone,
             },
         )
 
@@ -298,7 +300,7 @@ class ContractTrigger(BaseEventTrigger):
 
     def _look(self, board: Board, wanted: ContractRange, keys: tuple[Key, ...]) -> Seen:
         verdicts = {key[0]: board.verdicts[key] for key in keys if key in board.verdicts}
-        return look(wanted, self.partition, verdicts, board.rules)
+        return look(wanted, self.partition, verdicts, board.rules, self.timezone)
 
     async def _event(self, seen: Seen, timed_out: bool, *, started: float) -> TriggerEvent:
         if (

@@ -29,6 +29,7 @@ class AssetStateServer:
         self.xcoms: dict[tuple[str, str, str, int | None, str], Any] = {}
         self.down = False
         self.refuses_xcoms = False
+        self.unknown_assets: set[str] = set()
 
     def send(self, msg: Any) -> Any:
         """Answer a task."""
@@ -41,6 +42,14 @@ class AssetStateServer:
                 if value is None:
                     return ErrorResponse(error=ErrorType.ASSET_STORE_NOT_FOUND, detail={"key": msg.key})
                 return AssetStateStoreResult(value=json.loads(value))
+            case SetAssetStateStoreByName() if msg.name in self.unknown_assets:
+                # as Airflow's supervisor passes on the API server's 404
+                message = f"Asset with name={msg.name!r} not found"
+                detail = {
+                    "status_code": 404,
+                    "detail": {"detail": {"reason": "not_found", "message": message}},
+                }
+                raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail))
             case SetAssetStateStoreByName():
                 self.values[msg.name, msg.key] = json.dumps(msg.value)
                 return OKResponse(ok=True)

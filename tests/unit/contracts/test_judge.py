@@ -180,6 +180,15 @@ def test_an_empty_partition_does_not_pass(shop: Shop) -> None:
         pytest.param(
             {
                 "type": "sql",
+                "query": "-- per ${table}\n/* two\nlines */ WITH/**/a AS (SELECT * FROM {table}) SELECT COUNT(*) FROM a",
+                "mustBe": 3,
+            },
+            None,
+            id="sql-comment-with",
+        ),
+        pytest.param(
+            {
+                "type": "sql",
                 "query": "SELECT COUNT(*) FROM ${table} t WHERE CAST(t.day AS VARCHAR(10)) <> ${partition} OR 1 = 1",
                 "mustBe": 0,
             },

@@ -190,6 +190,36 @@ def test_a_contract_that_cannot_be_used_is_refused(changes: dict[str, Any], prob
         pytest.param({"metric": "nullValues", "mustBe": 0}, "needs a column", id="no-column"),
         pytest.param({"metric": "rowCount", "mustBe": "many"}, "'many' is not a number", id="not-a-number"),
         pytest.param({"metric": "rowCount", "mustBeBetween": [9, 1]}, "smaller number", id="reversed"),
+        pytest.param({"metric": "rowCount", "mustBe": []}, "[] is not a number", id="no-bound"),
+        pytest.param({"metric": "rowCount", "mustBe": [5]}, "[5] is not a number", id="list-of-one"),
+        pytest.param(
+            {
+                "metric": "invalidValues",
+                "mustBe": 0,
+                "arguments": {"properties": ["country"], "validValues": 0},
+            },
+            "arguments.validValues: 0 is not a list",
+            id="values-not-a-list",
+        ),
+        pytest.param(
+            {
+                "metric": "missingValues",
+                "mustBe": 0,
+                "arguments": {"properties": ["country"], "missingValues": 0},
+            },
+            "arguments.missingValues: 0 is not a list",
+            id="missing-not-a-list",
+        ),
+        pytest.param(
+            {"metric": "duplicateValues", "mustBe": 0, "arguments": {"properties": [["id"]]}},
+            "arguments.properties: [['id']] is not a list of plain values",
+            id="nested-columns",
+        ),
+        pytest.param(
+            {"metric": "invalidValues", "mustBe": 0, "arguments": {"properties": ["country"], "pattern": 5}},
+            "arguments.pattern: 5 is not a text",
+            id="pattern-number",
+        ),
         pytest.param(
             {"metric": "duplicateValues", "mustBe": 0, "arguments": {"properties": ["x"]}},
             "'x' is not among the properties",

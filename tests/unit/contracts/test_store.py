@@ -120,6 +120,15 @@ def test_a_store_that_does_not_answer_is_one_error(server: AssetStateServer) -> 
             call()
 
 
+def test_an_asset_that_no_dag_names_is_said_to_be_that(server: AssetStateServer) -> None:
+    server.unknown_assets.add(ASSET)
+    with pytest.raises(
+        StoreUnavailableError, match=rf"The asset {ASSET} is not known.*partial\(outlets="
+    ) as caught:
+        verdict_store().publish(verdict(), rule=RULE)
+    assert "cannot be reached" not in str(caught.value)
+
+
 @pytest.mark.parametrize("value", [1, [], {"partitions": {"a": 1}}, {"status": "PASS"}], ids=repr)
 def test_what_is_no_verdict_is_an_error(server: AssetStateServer, value: Any) -> None:
     server.values[ASSET, "head"] = server.values[ASSET, "p/x"] = json.dumps(value)

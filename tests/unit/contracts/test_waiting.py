@@ -58,6 +58,25 @@ def test_a_partition_the_publisher_never_writes_is_seen() -> None:
     assert "'%Y-%m-%dT%H' in Europe/Berlin" in str(report.not_met(wanted, DAY, seen))
 
 
+def test_a_key_derived_in_another_zone_than_the_publishers_is_no_key_of_his() -> None:
+    wanted = ContractRange.parse("orders>=1,<3")
+    v1, v2 = wanted.assets
+    verdicts = {v1: verdict("1.0.0"), v2: verdict("2.0.0")}
+    berlin, utc = PartitionRule(timezone="Europe/Berlin"), PartitionRule()
+    seen = look(wanted, DAY, verdicts, {v1: berlin, v2: berlin}, "UTC")
+    assert seen.status is Status.PARTITION_MISMATCH
+    assert "give the sensor timezone='Europe/Berlin'" in seen.detail
+    for rules, zone, version in (
+        ({v1: berlin, v2: berlin}, None, "2.0.0"),
+        ({v1: berlin, v2: berlin}, "Europe/Berlin", "2.0.0"),
+        ({v1: berlin, v2: utc}, "Europe/Berlin", "1.0.0"),
+        ({}, "UTC", "2.0.0"),
+    ):
+        found = look(wanted, DAY, verdicts, rules, zone).verdict
+        assert found is not None
+        assert found.version == version
+
+
 @pytest.mark.parametrize(
     ("status", "on_breach", "ends"),
     [

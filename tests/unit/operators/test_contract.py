@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG, Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
@@ -69,7 +70,7 @@ def context(**values: Any) -> Any:
         log_url="http://airflow/dags/flights_marts",
     )
     run = SimpleNamespace(partition_key=None, run_type="scheduled")
-    start = datetime(2013, 1, 5, tzinfo=UTC)
+    start = datetime(2013, 1, 5, 5, tzinfo=UTC)  # midnight in New York, the contract's zone
     return {
         "ti": ti,
         "dag_run": run,
@@ -103,6 +104,25 @@ def test_a_contract_that_holds_is_published(server: AssetStateServer, warehouse:
         "seq": 1,
     }
     assert [outlet.name for outlet in task.outlets] == [ASSET, f"{ASSET}/unkeyed"]
+
+
+def test_outlets_of_the_author_survive_whenever_they_were_added(
+    server: AssetStateServer, warehouse: Path
+) -> None:
+    task = operator(outlets=[Asset("early")])
+    task.outlets = [*task.outlets, Asset("late")]
+    task.execute(context())
+    assert [outlet.name for outlet in task.outlets] == ["early", "late", ASSET, f"{ASSET}/unkeyed"]
+
+
+def test_a_mapped_publisher_keeps_the_outlets_it_is_given() -> None:
+    own = [Asset(ASSET), AssetAlias(f"{ASSET}/unkeyed")]
+    with DAG("mapped", schedule=None):
+        mapped = ContractPublishOperator.partial(task_id="publish", contract=DEMO, outlets=own).expand(
+            partition=[DAY]
+        )
+    assert mapped.outlets == own
+    assert operator(outlets=own).outlets == own
 
 
 def test_the_verdict_is_json(server: AssetStateServer, warehouse: Path) -> None:

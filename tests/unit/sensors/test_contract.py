@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import pendulum
 import pytest
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import (
@@ -18,12 +20,13 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
-from airflow_ext.contracts import Reason, RunReference, Status, Verdict
+from airflow_ext.contracts import Contract, Reason, RunReference, Status, Verdict
 from airflow_ext.contracts.partition import PartitionRule
 from airflow_ext.contracts.waiting import Seen
 from airflow_ext.exceptions import StoreUnavailableError
 from airflow_ext.hooks.verdict_store import verdict_store
 from airflow_ext.sensors.contract import ContractSensor
+from tests.paths import ROOT
 from tests.unit.contracts.asset_state import AssetStateServer
 
 DAY = "2013-01-05"
@@ -50,7 +53,9 @@ def context() -> Any:
     return {"ti": ti, "dag_run": SimpleNamespace(partition_key=None)}
 
 
-def publish(status: Status = Status.PASS, version: str = "1.0.0", partition: str = DAY) -> Verdict:
+def publish(
+    status: Status = Status.PASS, version: str = "1.0.0", partition: str = DAY, timezone: str = "UTC"
+) -> Verdict:
     reasons = (Reason("enough carriers", "rows >= 10", "4"),) if status is Status.BREACHED else ()
     made = Verdict(
         "daily_delays",
@@ -63,7 +68,7 @@ def publish(status: Status = Status.PASS, version: str = "1.0.0", partition: str
         support="slack #analytics-data",
         run=RunReference("flights_marts", "manual__1", "publish", -1, 1),
     )
-    return verdict_store().publish(made, rule=PartitionRule())
+    return verdict_store().publish(made, rule=PartitionRule(timezone=timezone))
 
 
 @pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "poke"])
@@ -132,6 +137,7 @@ def test_waiting_is_deferred_with_an_end_in_absolute_time() -> None:
         "end_task": True,
         "outage_seconds": 600.0,
         "resume_after": 8.0,
+        "timezone": None,
     }
     assert caught.value.kwargs == {"partition": DAY}
 
@@ -223,10 +229,48 @@ def test_an_unknown_event_is_never_success(event: Any) -> None:
         sensor().execute_complete(context(), event, partition=DAY)
 
 
-def test_the_partition_of_the_run_is_waited_for() -> None:
-    published = publish()
-    values = context() | {"data_interval_start": datetime(2013, 1, 4, 23, 30, tzinfo=UTC)}
-    assert sensor(partition=None, timezone="Europe/Berlin").execute(values) == published.to_dict()
+def in_berlin() -> Any:
+    return context() | {"data_interval_start": datetime(2013, 1, 4, 23, 30, tzinfo=UTC)}
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "poke"])
+def test_the_partition_of_the_run_is_waited_for(deferrable: bool) -> None:
+    published = publish(timezone="Europe/Berlin")
+    waiting = sensor(partition=None, timezone="Europe/Berlin", deferrable=deferrable)
+    assert waiting.execute(in_berlin()) == published.to_dict()
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "poke"])
+def test_a_partition_derived_in_another_zone_is_not_taken_for_the_publishers(deferrable: bool) -> None:
+    publish(timezone="Europe/Berlin", partition="2013-01-04")
+    with pytest.raises(
+        AirflowFailException, match=r"PARTITION_MISMATCH.*give the sensor timezone='Europe/Berlin'"
+    ):
+        sensor(partition=None, deferrable=deferrable).execute(in_berlin())
+
+
+def test_the_trigger_is_told_in_which_zone_a_partition_was_derived() -> None:
+    with pytest.raises(TaskDeferred) as caught:
+        sensor(partition=None, timezone="Europe/Berlin").execute(in_berlin())
+    assert caught.value.trigger.serialize()[1]["timezone"] == "Europe/Berlin"
+    of_run = context() | {"partition_key": DAY}
+    with pytest.raises(TaskDeferred) as caught:
+        sensor(partition=None, timezone="Europe/Berlin").execute(of_run)
+    assert caught.value.trigger.serialize()[1]["timezone"] is None
+
+
+@pytest.mark.parametrize("name", ["delay_alerts", "delay_digest"])
+def test_the_demo_reads_the_day_it_waited_for(name: str) -> None:
+    """At ten in the evening in New York, UTC has the next day already."""
+    waiting = runpy.run_path(str(ROOT / "dags" / f"{name}.py"))["delays_are_good"]
+    (reading,) = waiting.downstream_list
+    now = pendulum.datetime(2013, 1, 6, 3, tz="UTC")
+    reading.render_template_fields({"logical_date": now})
+    promised = Contract.from_file(ROOT / "dags" / "contracts" / "daily_delays.odcs.yaml")
+    run = context() | {"data_interval_start": now}
+    assert reading.op_kwargs == {"day": DAY}
+    assert (waiting.partition, waiting.rule.key_for(run)) == (None, DAY)
+    assert waiting.rule == promised.partition
 
 
 def test_a_partition_that_does_not_fit_is_not_retried() -> None:
@@ -237,6 +281,8 @@ def test_a_partition_that_does_not_fit_is_not_retried() -> None:
 def test_the_assets_of_every_major_are_inlets() -> None:
     names = [asset.name for asset in sensor(contract="daily_delays>=1,<3").inlets]
     assert names == ["contract/daily_delays/v1", "contract/daily_delays/v2"]
+    given = sensor(inlets=[Asset("contract/daily_delays/v1")]).inlets
+    assert [asset.name for asset in given] == ["contract/daily_delays/v1"]
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,36 @@ def test_a_verdict_the_head_has_lost_is_found_in_time(server: AssetStateServer) 
     assert status(asyncio.run(scenario())) == "PASS"
 
 
+def test_a_repair_whose_entry_was_written_back_is_found_in_time(server: AssetStateServer) -> None:
+    publish(Status.BREACHED)
+    publish(partition="2013-01-06")
+
+    async def scenario() -> tuple[TriggerEvent, int]:
+        task = Triggerer().start(trigger(on_breach="wait"))
+        await _settle()
+        # a publisher of the other day read the head, then the day was repaired, then the other wrote
+        head = server.values[ASSET, "head"]
+        publish()
+        server.values[ASSET, "head"] = head
+        server.reads.clear()
+        event = await asyncio.wait_for(task, IN_TIME)
+        return event, server.reads[ASSET, "p/2013-01-06"]
+
+    event, reads_of_others = asyncio.run(scenario())
+    assert status(event) == "PASS"
+    assert reads_of_others == 0
+
+
+def test_a_key_derived_in_another_zone_ends_waiting() -> None:
+    async def scenario() -> TriggerEvent:
+        task = Triggerer().start(trigger(timezone="Europe/Berlin"))
+        await _settle()
+        publish()
+        return await asyncio.wait_for(task, IN_TIME)
+
+    assert status(asyncio.run(scenario())) == "PARTITION_MISMATCH"
+
+
 def test_a_partition_that_is_never_written_ends_waiting() -> None:
     async def scenario() -> TriggerEvent:
         task = Triggerer().start(trigger("2013-01-05T07"))
