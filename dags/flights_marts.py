@@ -30,7 +30,6 @@ with DAG(
         group_id="marts",
         project=DbtProject(project_dir=HERE / "dbt" / "flights", profile_conn_id="warehouse"),
         vars={"delay_format": "{{ var.value.get('flights_delay_format', 'minutes') }}"},
-        partition="{{ partition_key }}",
         pool="warehouse",
     )
     publish = ContractPublishOperator(

@@ -52,7 +52,7 @@ class DbtNodeOperator(BaseOperator):
 
     def execute(self, context: Context) -> None:
         """Settle from the build's result; ``dag.test()`` comes here, a scheduler never does."""
-        payload = _finished_build(context, self.build_task_id)
+        _, payload = _finished_build(context, self.build_task_id)
         self.outlets = []
         outcome = payload.get("nodes", {}).get(self.unique_id)
         if outcome is None:
@@ -72,6 +72,8 @@ class DbtNodeOperator(BaseOperator):
         if outcome is None:
             raise AirflowFailException("dbt ended without building this node: run airflow-ext dbt index")
         _settle(self, outcome["state"], describe(self.unique_id, outcome))
+        if hooks := board.failed():
+            raise AirflowFailException(board.explain(hooks))
         partition = builder.render_template(builder.partition, context)
         self.outlets = emit_nodes(context, board, board.built(), alias=builder.alias, partition=partition)
 
@@ -99,8 +101,11 @@ class DbtDoneOperator(BaseOperator):
 
     def execute(self, context: Context) -> None:
         """Settle from the build's result; ``dag.test()`` comes here, a scheduler never does."""
-        nodes = _finished_build(context, self.build_task_id).get("nodes", {})
+        state, payload = _finished_build(context, self.build_task_id)
+        nodes = payload.get("nodes", {})
         failed = sorted(name for name, outcome in nodes.items() if outcome["state"] == "failed")
+        if state == "failed":
+            failed.append(self.build_task_id)
         _settle(self, "failed" if failed else "success", f"failed: {', '.join(failed) or 'nothing'}")
 
 
@@ -112,8 +117,8 @@ def _start(trigger: str, **arguments: str) -> Any:
     )
 
 
-def _finished_build(context: Context, build_task_id: str) -> dict[str, Any]:
-    """Return the build's result, or come back later if there is none yet."""
+def _finished_build(context: Context, build_task_id: str) -> tuple[str, dict[str, Any]]:
+    """Return the build's state and result, or come back later if there is none yet."""
     from airflow.sdk.exceptions import AirflowRescheduleException
     from airflow.sdk.timezone import utcnow
 
@@ -126,7 +131,7 @@ def _finished_build(context: Context, build_task_id: str) -> dict[str, Any]:
     if state not in {"success", "failed"}:
         raise AirflowRescheduleException(utcnow() + timedelta(seconds=1))
     payload: dict[str, Any] = ti.xcom_pull(task_ids=build_task_id, key=NODES_KEY) or {}
-    return payload
+    return state, payload
 
 
 def _settle(operator: BaseOperator, state: str, text: str) -> None:
@@ -140,14 +145,15 @@ def _settle(operator: BaseOperator, state: str, text: str) -> None:
 def emit_nodes(
     context: Context, board: NodeBoard, nodes: Sequence[DbtNode], *, alias: str, partition: str | None
 ) -> list[Any]:
-    from airflow_ext.events import Event, emit
+    """Emit the events of built nodes and return the outlets to set; ``partition`` is the rendered argument."""
+    from airflow_ext.events import Event, emit, partition_of
 
     if board.index is None:
         return []
     outcomes = board.outcomes(over=True)
     events = [
         Event(
-            asset=Asset(name=board.index.asset_name(node)),
+            asset=Asset(name=node.asset),
             extra={
                 field: value
                 for field, value in outcomes[node.unique_id].items()
@@ -156,4 +162,4 @@ def emit_nodes(
         )
         for node in nodes
     ]
-    return list(emit(context, events, alias=alias, partition=partition))
+    return list(emit(context, events, alias=alias, partition=partition_of(context, partition)))

@@ -32,15 +32,15 @@ class DbtBuildOperator(BaseOperator):
 
     Which nodes are done is kept in the task's state store while dbt runs, so that a retry goes on from
     there on any worker, also after the first was killed. That needs the project's manifest; without one
-    a retry builds everything again.
+    a retry builds everything again, and so it does when all nodes are done but a hook failed.
 
     :param project: The project.
     :param vars: dbt's variables (templated).
     :param full_refresh: Rebuild incremental models and seeds from nothing.
     :param threads: Threads of dbt; ``None`` means the profile's number, 4 in a generated one.
-    :param partition: Partition key of the events about what was built (templated); ``None`` emits
-        unkeyed events only. Used by :class:`DbtTaskGroup`, whose nodes are assets.
-    :raises DbtFailedError: If a node failed (the message has dbt's own) or dbt did not come to an end.
+    :param partition: Partition key of the events about what was built (templated); ``None`` or blank means
+        the run's own, without one the events have no key. Used by :class:`DbtTaskGroup`, whose nodes are assets.
+    :raises DbtFailedError: If a node or a hook failed (the message has dbt's own) or dbt did not come to an end.
     """
 
     template_fields: Sequence[str] = ("vars", "partition")
@@ -92,12 +92,9 @@ class DbtBuildOperator(BaseOperator):
                 self.log.warning("Node states could not be written; going on", exc_info=True)
             seen["at"] = time.monotonic()
 
-        good = True
         publish()
         try:
-            if only != []:
-                settings = self._settings(self.vars)
-                good = self._run(settings, board, only=only, on_tick=on_tick)
+            good = self._run(self._settings(self.vars), board, only=only, on_tick=on_tick)
         finally:
             # Also for a build that broke: whoever waits shall see how far it came.
             publish()
@@ -168,7 +165,12 @@ class DbtBuildOperator(BaseOperator):
         if index is not None and stored["manifest"] != index.key:
             self.log.info("The project's manifest has changed since the last try: everything is built")
             return NodeBoard(index)
-        return NodeBoard(index, cast("dict[str, Any]", stored["records"]))
+        board = NodeBoard(index, cast("dict[str, Any]", stored["records"]))
+        if board.remaining():
+            return board
+        # dbt runs hooks only around nodes, so that with none left to run they would not be made up for.
+        self.log.info("Nothing is left but dbt or one of its hooks did not end well: everything is built")
+        return NodeBoard(index)
 
     def _stored(self, board: NodeBoard, *, over: bool) -> dict[str, Any]:
         return {
@@ -202,7 +204,7 @@ class DbtBuildOperator(BaseOperator):
     def _error(self, board: NodeBoard) -> DbtFailedError:
         failed = board.failed()
         if not failed:
-            return DbtFailedError("dbt ended badly without a failed node: see the log above")
+            return DbtFailedError("dbt ended badly without a failed node or hook: see the log above")
         return DbtFailedError(
             f"{len(failed)} failed: {', '.join(failed)}\n{board.explain(failed)}", failed=tuple(failed)
         )
@@ -261,14 +263,16 @@ class DbtTaskGroup(TaskGroup):
     Node tasks never occupy a worker: they wait and end in the triggerer as dbt ends the node, its tests
     counted in. Edges show lineage; the order is dbt's. Arguments of tasks, such as ``retries``, reach the
     build task through ``default_args``; node tasks never retry. A model, seed or snapshot is the
-    asset ``dbt/<project>/<name>``, whose event comes when it and its tests went well.
+    asset ``dbt/<project>/<name>``, whose event comes when it and its tests went well; a version is part of
+    the name (``<name>_v<version>``), and a node of another package is ``dbt/<project>/<package>/<name>``.
 
     :param group_id: Id of the group.
     :param project: The project; its manifest draws the group.
     :param vars: dbt's variables (templated).
     :param full_refresh: Rebuild incremental models and seeds from nothing.
     :param threads: Threads of dbt; ``None`` means the profile's number, 4 in a generated one.
-    :param partition: Partition key of the assets' events (templated); ``None`` emits unkeyed events only.
+    :param partition: Partition key of the assets' events (templated); ``None`` or blank means the run's own,
+        without one the events have no key.
     :param pool: Pool of the build task, and of a node that is built alone after a user cleared it; ``None``
         means that of ``default_args``. It must not be one that counts deferred tasks: waiting nodes would
         take the slots that the build needs.
@@ -306,7 +310,7 @@ class DbtTaskGroup(TaskGroup):
                     task_id=node.task_id,
                     build_task_id=self.build.task_id,
                     unique_id=node.unique_id,
-                    outlets=[Asset(name=index.asset_name(node))] if node.runs else [],
+                    outlets=[Asset(name=node.asset)] if node.runs else [],
                     **common,
                 )
                 for node in index.nodes

@@ -55,6 +55,20 @@ def _record(event: Any) -> dict[str, Any]:
     return record
 
 
+def _hooks(outcome: Any) -> list[dict[str, Any]]:
+    # dbt says that a hook has ended but not why it failed; only the results at the end have its message.
+    return [
+        {
+            "id": result.node.unique_id,
+            "status": str(result.status),
+            "seconds": round(result.execution_time, 3),
+            "message": result.message,
+        }
+        for result in getattr(outcome.result, "results", ())
+        if getattr(getattr(result, "node", None), "resource_type", "") == "operation"
+    ]
+
+
 def main(argv: list[str]) -> int:
     """Run dbt with ``argv[2:]`` and return dbt's exit status."""
     out = os.fdopen(int(argv[1]), "w", buffering=1, encoding="utf-8")
@@ -73,6 +87,8 @@ def main(argv: list[str]) -> int:
     from dbt.cli.main import dbtRunner
 
     outcome = dbtRunner(callbacks=[on_event]).invoke(argv[2:])
+    for record in _hooks(outcome):
+        send({"node": record})
     problem = str(outcome.exception) if outcome.exception is not None else ""
     send({"end": {"success": outcome.success, "problem": problem}})
     out.flush()

@@ -27,7 +27,7 @@ from airflow_ext.exceptions import InvalidProjectError
 
 log = logging.getLogger(__name__)
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 _T = TypeVar("_T")
 
@@ -42,6 +42,7 @@ class DbtNode(msgspec.Struct, frozen=True, array_like=True):
     :param task_id: Id of its task inside the group.
     :param parents: Ids of the nodes it is made from, seen through ephemeral models.
     :param tests: Ids of the tests that are shown with it.
+    :param asset: Name of its Airflow asset; empty if dbt does not build it.
     """
 
     unique_id: str
@@ -51,6 +52,7 @@ class DbtNode(msgspec.Struct, frozen=True, array_like=True):
     task_id: str
     parents: tuple[str, ...]
     tests: tuple[str, ...]
+    asset: str
 
 
 class DbtIndex(msgspec.Struct, frozen=True, array_like=True):
@@ -78,10 +80,6 @@ class DbtIndex(msgspec.Struct, frozen=True, array_like=True):
         ids = [node.unique_id for node in self.nodes if node.runs]
         ids += [test for node in self.nodes for test in node.tests]
         return [*ids, *self.orphan_tests]
-
-    def asset_name(self, node: DbtNode) -> str:
-        """Return the name of a node's Airflow asset."""
-        return f"dbt/{self.project}/{node.name}"
 
 
 class _Ref(msgspec.Struct, frozen=True, array_like=True):

@@ -77,11 +77,12 @@ def read_index(content: bytes, *, key: str, source: str) -> DbtIndex:
             source=source,
         )
     resources = {**manifest.nodes, **manifest.sources, **manifest.unit_tests}
-    nodes, orphans = _nodes(resources, source=source)
+    project = manifest.metadata.project_name or "dbt"
+    nodes, orphans = _nodes(resources, project=project, source=source)
     return DbtIndex(
         version=INDEX_VERSION,
         key=key,
-        project=manifest.metadata.project_name or "dbt",
+        project=project,
         dbt_version=manifest.metadata.dbt_version,
         adapter=manifest.metadata.adapter_type or "",
         nodes=tuple(nodes),
@@ -93,7 +94,7 @@ def _is_test(resource: _Resource) -> bool:
     return resource.resource_type in ("test", "unit_test")
 
 
-def _nodes(resources: dict[str, _Resource], *, source: str) -> tuple[list[DbtNode], list[str]]:
+def _nodes(resources: dict[str, _Resource], *, project: str, source: str) -> tuple[list[DbtNode], list[str]]:
     order = _topological(resources, source=source)
     position = {unique_id: at for at, unique_id in enumerate(order)}
     tests: dict[str, list[str]] = {}
@@ -131,6 +132,7 @@ def _nodes(resources: dict[str, _Resource], *, source: str) -> tuple[list[DbtNod
                     task_id=task_ids[unique_id],
                     parents=tuple(parents),
                     tests=tuple(tests.get(unique_id, ())),
+                    asset=_asset_name(resource, project) if _runs(resource) else "",
                 )
             )
     return nodes, orphans
@@ -172,13 +174,21 @@ def _task_ids(resources: list[_Resource]) -> dict[str, str]:
 
 
 def _plain_name(resource: _Resource) -> str:
-    name = resource.name
+    name = _versioned_name(resource)
     if resource.resource_type == "source":
         name = f"source__{resource.source_name}__{name}"
-    elif resource.version is not None:
-        name = f"{name}_v{resource.version}"
     # Airflow allows letters of any script, digits, dots, dashes and underscores in a task id.
     return re.sub(r"[^\w.-]", "_", name)
+
+
+def _asset_name(resource: _Resource, project: str) -> str:
+    """Return a name that depends on nothing but the node: other DAGs refer to it."""
+    package = "" if resource.package_name == project else f"{resource.package_name}/"
+    return f"dbt/{project}/{package}{_versioned_name(resource)}"
+
+
+def _versioned_name(resource: _Resource) -> str:
+    return resource.name if resource.version is None else f"{resource.name}_v{resource.version}"
 
 
 def _unique(values: Iterable[str]) -> list[str]:

@@ -66,7 +66,9 @@ class DbtProject:
             command += ["--target", self.target]
         if self.manifest != self.project_dir / "target" / "manifest.json":
             command += ["--out", str(self.manifest)]
-        return shlex.join(command) + (" --adapter ADAPTER" if self.profile_conn_id is not None else "")
+        if self.profile_conn_id is None or (self.project_dir / "profiles.yml").is_file():
+            return shlex.join(command)
+        return f"{shlex.join(command)} --adapter ADAPTER"
 
     def index(self) -> DbtIndex:
         """Return the project's graph; a few milliseconds once it is cached.

@@ -9,7 +9,7 @@ import pytest
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
-from airflow_ext.events import MAX_PARTITION_LENGTH, Event, emit, outlets_for
+from airflow_ext.events import MAX_PARTITION_LENGTH, Event, emit, outlets_for, partition_of
 
 ORDERS = Asset("orders")
 ITEMS = Asset("items")
@@ -64,6 +64,40 @@ def test_without_a_partition_there_is_one_unkeyed_event() -> None:
     accessor = run["outlet_events"][ORDERS]
     assert (accessor.partition_keys, accessor.extra) == (set(), {"rows": 1})
     assert unkeyed(run) == {}
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "expected"),
+    [
+        pytest.param(context("backfill"), {}, [ALIAS], id="backfill"),
+        pytest.param(
+            context("backfill"), {"unkeyed_in_backfill": True}, [ORDERS, ALIAS], id="backfill-on-request"
+        ),
+        pytest.param(context("backfill", "2013-01-05"), {}, [ORDERS, ALIAS], id="partitioned-backfill"),
+    ],
+)
+def test_a_backfill_without_a_key_emits_nothing(
+    run: Any, options: dict[str, bool], expected: list[Any]
+) -> None:
+    assert emit(run, [Event(ORDERS)], alias="shop", partition=None, **options) == expected
+    assert len(run["outlet_events"]) == (ORDERS in expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "of_run", "expected"),
+    [
+        pytest.param("2013-01-05", "2013-01-06", "2013-01-05", id="given"),
+        pytest.param(None, "2013-01-06", "2013-01-06", id="not-given"),
+        pytest.param("", "2013-01-06", "2013-01-06", id="empty"),
+        pytest.param("  ", "2013-01-06", "2013-01-06", id="blank"),
+        pytest.param("None", "2013-01-06", "2013-01-06", id="rendered-none"),
+        pytest.param("None", None, None, id="nothing"),
+    ],
+)
+def test_the_key_is_the_given_one_else_that_of_the_run(
+    given: str | None, of_run: str | None, expected: str | None
+) -> None:
+    assert partition_of(context(partition_key=of_run), given) == expected
 
 
 def test_nothing_to_emit_leaves_the_alias_alone() -> None:

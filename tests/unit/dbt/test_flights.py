@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_ext.cli.dbt import index
+from airflow_ext.dbt.project import DbtProject
 from airflow_ext.dbt.results import NodeBoard
 from airflow_ext.dbt.runner import BuildSettings, DbtBuild
 
@@ -62,8 +62,9 @@ def worst_delay(path: Path) -> tuple[str, object]:
     return found[0], found[1]
 
 
+@pytest.mark.usefixtures("flights_index")
 def test_a_release_changes_the_type_of_a_built_column_and_back(flights: Path, tmp_path: Path) -> None:
-    board = NodeBoard(index(flights))
+    board = NodeBoard(DbtProject(project_dir=ROOT / "dags" / "dbt" / "flights").index())
     assert build(flights, board)
     assert {outcome["state"] for outcome in board.outcomes(over=True).values()} == {"success"}
     assert worst_delay(tmp_path / "w.duckdb") == ("DOUBLE", 36.0)

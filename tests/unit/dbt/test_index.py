@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from airflow_ext.dbt.index import DbtIndex, DbtNode, load_index, write_atomically
@@ -72,17 +73,21 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     assert DbtProject(project_dir=shop).index().project == "shop"
 
 
-def _load(project_dir: Path) -> int:
-    return len(DbtProject(project_dir=project_dir).index().nodes)
-
-
 def test_many_processes_may_build_the_index_at_once(shop: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as pool:
-        assert pool.map(_load, [shop] * 16) == [10] * 16
+        made = pool.map(DbtProject.index, [DbtProject(project_dir=shop)] * 16)
+    assert [len(index.nodes) for index in made] == [10] * 16
 
 
-def test_an_asset_is_named_after_project_and_node() -> None:
-    node = DbtNode("model.p.m", "m", "model", True, "m", (), ("test.p.t",))
+def test_an_index_of_another_layout_is_computed_anew(shop: Path, airflow_home: Path) -> None:
+    project = DbtProject(project_dir=shop)
+    made = project.index()
+    (cached,) = airflow_home.rglob("*.idx")
+    cached.write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(made, version=1)))
+    assert project.index() == made
+
+
+def test_a_whole_build_runs_nodes_their_tests_and_tests_of_nothing() -> None:
+    node = DbtNode("model.p.m", "m", "model", True, "m", (), ("test.p.t",), "dbt/p/m")
     index = DbtIndex(1, "k", "p", "1.11", "duckdb", (node,), ("test.p.lonely",))
-    assert index.asset_name(node) == "dbt/p/m"
     assert index.executed() == ["model.p.m", "test.p.t", "test.p.lonely"]

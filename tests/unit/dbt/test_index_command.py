@@ -23,15 +23,12 @@ def test_a_project_that_does_not_parse_leaves_the_old_manifest(
 ) -> None:
     before = (shop / "target" / "manifest.json").read_bytes()
     (shop / "models" / "broken.sql").write_text("select * from {{ ref('nobody') }}")
-    with pytest.raises(InvalidProjectError, match="nobody"):
-        index(shop)
-    assert (shop / "target" / "manifest.json").read_bytes() == before
-
     parser = argparse.ArgumentParser()
     register(parser.add_subparsers())
     args = parser.parse_args(["dbt", "index", str(shop)])
     assert args.func(args) == 1
     assert "nobody" in capsys.readouterr().err
+    assert (shop / "target" / "manifest.json").read_bytes() == before
 
 
 def test_what_is_no_project_is_told(tmp_path: Path) -> None:

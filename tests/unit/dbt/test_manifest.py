@@ -83,7 +83,22 @@ def test_task_ids_are_names_unless_they_would_clash(
 
 def test_versions_of_a_model_have_tasks_of_their_own() -> None:
     versions = [resource("model", "m", version=n) | {"unique_id": f"model.p.m.v{n}"} for n in (1, 2)]
-    assert {node.task_id for node in read(*versions).nodes} == {"m_v1", "m_v2"}
+    found = {(node.task_id, node.asset) for node in read(*versions).nodes}
+    assert found == {("m_v1", "dbt/p/m_v1"), ("m_v2", "dbt/p/m_v2")}
+
+
+def test_an_asset_is_named_by_its_node_alone() -> None:
+    foreign = resource("model", "m", package_name="lib") | {"unique_id": "model.lib.m"}
+    name = {node.unique_id: node.asset for node in read(foreign, resource("model", "m")).nodes}
+    assert name == {"model.lib.m": "dbt/p/lib/m", "model.p.m": "dbt/p/m"}
+    assert [node.asset for node in read(foreign).nodes] == ["dbt/p/lib/m"]
+    assert [node.asset for node in read(resource("seed", "build")).nodes] == ["dbt/p/build"]
+
+
+def test_what_dbt_does_not_build_is_no_asset() -> None:
+    model = resource("model", "m", config={"materialized": "ephemeral"})
+    index = read(model, resource("test", "t", "model.p.m"))
+    assert [(node.task_id, node.asset) for node in index.nodes] == [("m", "")]
 
 
 def test_a_unit_test_belongs_to_its_model() -> None:

@@ -26,3 +26,10 @@ def test_a_schema_needs_a_connection() -> None:
 def test_the_remedy_repeats_what_the_project_was_given() -> None:
     project = DbtProject(project_dir="/p", profiles_dir="/q", target="prod", manifest="/m.json")
     assert project.remedy == "airflow-ext dbt index /p --profiles-dir /q --target prod --out /m.json"
+
+
+def test_the_remedy_asks_for_an_adapter_only_where_there_is_no_profile(tmp_path: Path) -> None:
+    project = DbtProject(project_dir=tmp_path, profile_conn_id="wh")
+    assert project.remedy == f"airflow-ext dbt index {tmp_path} --adapter ADAPTER"
+    (tmp_path / "profiles.yml").touch()
+    assert project.remedy == f"airflow-ext dbt index {tmp_path}"

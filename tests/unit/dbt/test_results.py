@@ -8,9 +8,9 @@ import pytest
 from airflow_ext.dbt.index import DbtIndex, DbtNode
 from airflow_ext.dbt.results import NodeBoard, NodeRecord, describe
 
-MODEL = DbtNode("model.p.m", "m", "model", True, "m", (), ("test.p.a", "test.p.b"))
-SOURCE = DbtNode("source.p.s", "s", "source", False, "s", (), ("test.p.c",))
-INDEX = DbtIndex(1, "k", "p", "1.11", "duckdb", (MODEL, SOURCE), ())
+MODEL = DbtNode("model.p.m", "m", "model", True, "m", (), ("test.p.a", "test.p.b"), "dbt/p/m")
+SOURCE = DbtNode("source.p.s", "s", "source", False, "s", (), ("test.p.c",), "")
+INDEX = DbtIndex(1, "k", "p", "1.11", "duckdb", (MODEL, SOURCE), ("test.p.lonely",))
 
 
 def board(**statuses: str) -> NodeBoard:
@@ -56,14 +56,14 @@ def test_a_failed_node_has_dbts_messages() -> None:
 
 
 def test_a_next_try_runs_all_that_did_not_go_well() -> None:
-    assert board(m="success", a="fail", b="pass").remaining() == ["test.p.a", "test.p.c"]
+    assert board(m="success", a="fail", b="pass").remaining() == ["test.p.a", "test.p.c", "test.p.lonely"]
 
 
 def test_failures_that_no_node_shows_are_told_apart() -> None:
     made = board(m="error")
-    made.add({"id": "operation.p.hook", "status": "error"})
-    assert made.uncovered_failures() == ["operation.p.hook"]
-    assert made.failed() == ["model.p.m", "operation.p.hook"]
+    made.add({"id": "test.p.lonely", "status": "fail"})
+    assert made.uncovered_failures() == ["test.p.lonely"]
+    assert made.failed() == ["model.p.m", "test.p.lonely"]
 
 
 def test_only_nodes_that_ran_count_as_built() -> None:
@@ -79,7 +79,7 @@ def test_stored_records_survive_json_and_lose_only_messages() -> None:
         "model.p.m": {"status": "success", "rows": 3, "seconds": 0.1},
         "test.p.a": {"status": "pass"},
     }
-    assert NodeBoard(INDEX, stored).remaining() == ["test.p.b", "test.p.c"]
+    assert NodeBoard(INDEX, stored).remaining() == ["test.p.b", "test.p.c", "test.p.lonely"]
 
 
 def test_failures_of_an_earlier_try_are_forgotten() -> None:

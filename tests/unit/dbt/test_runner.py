@@ -63,6 +63,18 @@ def test_a_failed_test_fails_its_node_with_dbts_message(shop: Path) -> None:
     assert states(board)["top_customer"] == "skipped"
 
 
+def test_hooks_have_records_with_dbts_messages(shop: Path) -> None:
+    with (shop / "dbt_project.yml").open("a") as file:
+        file.write('on-run-end: ["select 1", "select no_such_column", "select 2"]\n')
+    board = NodeBoard(DbtProject(project_dir=shop).index())
+    good, _ = run(BuildSettings(shop, shop), board, only=["seed.shop.raw_orders"])
+    assert not good
+    hooks = [f"operation.shop.shop-on-run-end-{n}" for n in range(3)]
+    assert [board.records[hook]["status"] for hook in hooks] == ["success", "error", "skipped"]
+    assert board.failed() == board.uncovered_failures() == [hooks[1]]
+    assert "no_such_column" in board.explain([hooks[1]])
+
+
 def test_a_project_that_does_not_parse_is_told_in_dbts_words(shop: Path) -> None:
     (shop / "models" / "broken.sql").write_text("select * from {{ ref('nobody') }}")
     with pytest.raises(DbtFailedError, match="nobody"):

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleExcept
 
 from airflow_ext.cli.dbt import index
 from airflow_ext.exceptions import DbtFailedError, InvalidProjectError
-from airflow_ext.operators._dbt_nodes import DbtNodeOperator
+from airflow_ext.operators._dbt_nodes import DbtDoneOperator, DbtNodeOperator
 from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject, DbtTaskGroup
 from airflow_ext.triggers.dbt import NODES_KEY
 
@@ -66,8 +66,8 @@ class Events(dict[Any, Any]):
         return event
 
 
-def context(instance: Instance, store: Store | None = None) -> Any:
-    run = SimpleNamespace(run_id="run", partition_key=None, run_type="manual")
+def context(instance: Instance, store: Store | None = None, *, partition: str | None = None) -> Any:
+    run = SimpleNamespace(run_id="run", partition_key=partition, run_type="manual")
     return {
         "ti": instance,
         "dag_run": run,
@@ -84,6 +84,16 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("AIRFLOW_HOME", str(folder.parent / "airflow"))
         index(folder)
     return folder
+
+
+@pytest.fixture
+def hooked(project: DbtProject, tmp_path: Path) -> DbtProject:
+    """Return a project whose hook fails until there is a table named audit; its manifest stays as it is."""
+    folder = tmp_path / "hooked"
+    shutil.copytree(project.project_dir, folder)
+    with (folder / "dbt_project.yml").open("a") as file:
+        file.write('on-run-end: "insert into main.audit values (1)"\n')
+    return DbtProject(project_dir=folder)
 
 
 @pytest.fixture
@@ -196,6 +206,32 @@ def test_a_retry_goes_on_where_the_first_try_ended(project: DbtProject) -> None:
     )
 
 
+def test_a_failed_hook_is_named_and_runs_again_though_every_node_is_done(
+    hooked: DbtProject, tmp_path: Path
+) -> None:
+    import duckdb
+
+    store, hook = Store(), "operation.shop.shop-on-run-end-0"
+    with pytest.raises(DbtFailedError, match=f"(?s)1 failed: {hook}\n.*audit does not exist") as caught:
+        group(hooked).build.execute(context(first := Instance(max_tries=2), store))
+    assert caught.value.failed == (hook,)
+    assert {one["state"] for one in first.pushed[-1]["nodes"].values()} == {"success"}
+    with duckdb.connect(str(tmp_path / "shop.duckdb")) as connection:
+        connection.execute("create table main.audit (n integer)")
+
+    build = group(hooked).build
+    build.execute(context(Instance(attempt=2, max_tries=2), store))
+    assert len(build.outlets) == 11
+    with duckdb.connect(str(tmp_path / "shop.duckdb")) as connection:
+        assert connection.execute("select count(*) from main.audit").fetchone() == (1,)
+        connection.execute("drop table main.audit")
+
+    node: Any = (made := group(hooked)).dag.task_dict["g.raw_orders"]
+    told = context(Instance(attempt=2)) | {"dag": made.dag}
+    with pytest.raises(AirflowFailException, match=f"(?s){hook}.*audit does not exist"):
+        node.execute_complete(told, {"status": "build", "unique_id": "seed.shop.raw_orders"})
+
+
 def test_a_build_alone_fails_with_nodes_and_messages(project: DbtProject) -> None:
     build = DbtBuildOperator(task_id="build", project=project, vars={"fail": "orders"})
     with pytest.raises(DbtFailedError, match=r"(?s)1 failed: model\.shop\.orders\n.*told to fail"):
@@ -205,11 +241,13 @@ def test_a_build_alone_fails_with_nodes_and_messages(project: DbtProject) -> Non
 
 def test_a_cleared_node_is_built_alone_with_its_tests(project: DbtProject) -> None:
     made = group(project)
-    made.build.execute(context(Instance()))
-    told = context(Instance(attempt=2)) | {"dag": made.dag}
+    made.build.execute(told := context(Instance(), partition="2013-01-01"))
+    assert told["outlet_events"][Asset(name="dbt/shop/orders")].keys == ["2013-01-01"]
+    told = context(Instance(attempt=2), partition="2013-01-02") | {"dag": made.dag}
     node: Any = made.dag.task_dict["g.orders"]
     node.execute_complete(told, {"status": "build", "unique_id": "model.shop.orders"})
     assert {outlet.name for outlet in node.outlets} == {"dbt/shop/orders", "dbt/dag.g.build"}
+    assert told["outlet_events"][Asset(name="dbt/shop/orders")].keys == ["2013-01-02"]
 
 
 @pytest.mark.parametrize("event", [None, {}, {"status": "?"}], ids=["none", "empty", "unknown"])
@@ -238,6 +276,13 @@ def test_a_node_settles_in_a_dag_test(outcome: str, build: str, expected: type[B
     else:
         with pytest.raises(expected):
             node.execute(told)
+
+
+def test_the_end_of_a_dag_test_is_red_if_the_build_failed_though_all_nodes_are_good() -> None:
+    done = DbtDoneOperator(task_id="done", build_task_id="g.success")
+    done.execute(context(Instance()))
+    with pytest.raises(AirflowFailException, match=r"failed: g\.success"):
+        done.execute(context(Instance(build="failed")))
 
 
 def _names(payload: dict[str, Any]) -> set[str]:
