@@ -15,6 +15,8 @@ from airflow_ext.operators.sync import SyncOperator, SyncTable
 from airflow_ext.sla import Channel, sla
 
 NEW_YORK = pendulum.timezone("America/New_York")
+DAY = "{{ logical_date.in_timezone('America/New_York') | ds }}"  # ds alone is the date in UTC
+NEXT_DAY = "{{ logical_date.in_timezone('America/New_York').add(days=1) | ds }}"
 
 with DAG(
     "flights_ingest",
@@ -50,7 +52,8 @@ with DAG(
             SyncTable("airports", mode="replace"),
             SyncTable("planes", mode="replace"),
         ],
-        window_start="{{ ds }}",
-        window_end="{{ macros.ds_add(ds, 1) }}",
+        window_start=DAY,
+        window_end=NEXT_DAY,
+        partition=DAY,
         pool="warehouse",
     )

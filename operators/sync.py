@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import threading
@@ -15,7 +16,7 @@ from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.observability import stats
 
-from airflow_ext.events import Event, emit, outlets_for
+from airflow_ext.events import Event, emit, outlets_for, partition_of
 from airflow_ext.exceptions import InvalidError, SyncFailedError
 from airflow_ext.hooks.sync import get_backend
 from airflow_ext.sync.backend import RunHandle, SyncBackend, SyncRequest
@@ -46,13 +47,17 @@ class SyncOperator(BaseOperator):
     Returns a dict: ``backend``, ``run_id``, ``started``, ``ended``, ``tables`` (``rows`` and
     ``schema_changes`` for each), ``finished_pending`` and ``link``.
 
+    A mapped task (``SyncOperator.partial(...).expand(...)``) has no assets of its own when the DAG is parsed:
+    give ``partial(outlets=[...])`` each ``Asset("sync/<connection id>/<table>")`` and the alias
+    ``AssetAlias("sync/<dag id>/<task id>")``, or Airflow drops the events.
+
     :param tables: What to load.
     :param sync_conn_id: Connection whose type chooses the backend; ``ext-dlt`` is the embedded engine.
         Not templated: the assets are named after it when the DAG is parsed.
     :param window_start: First cursor value of this run, such as ``"{{ ds }}"`` (templated).
     :param window_end: First cursor value beyond, such as ``"{{ macros.ds_add(ds, 1) }}"`` (templated).
-    :param partition: Partition key of the asset events (templated); ``None`` takes the run's own key, else
-        ``window_start``, else emits events without a key.
+    :param partition: Partition key of the asset events, such as ``"{{ ds }}"`` (templated); ``None`` takes
+        the run's own key, and in a run without one the events have no key.
     :param pipelines_folder: Folder where the embedded engine keeps state and load packages; ``None`` is
         ``airflow-ext/dlt`` under Airflow's home. On a disk that survives the task, never in a temporary folder.
     :raises ValueError: If the tables or the window do not go together.
@@ -97,8 +102,13 @@ class SyncOperator(BaseOperator):
             for table in self.tables
         }
         self._alias = f"sync/{self.dag_id}/{self.task_id}"
-        self._user_outlets = list(self.outlets)
-        self.outlets = [*self._user_outlets, *outlets_for(self.assets.values(), alias=self._alias)]
+        own = f"sync/{sync_conn_id}/"
+        declared = list(self.outlets)
+        # A mapped task declares its assets by hand, for all of its copies; each fires only what it loaded.
+        self._user_outlets = [
+            outlet for outlet in declared if not (isinstance(outlet, Asset) and outlet.name.startswith(own))
+        ]
+        self.outlets = [*declared, *outlets_for(self.assets.values(), alias=self._alias)]
         self._running: tuple[SyncBackend, RunHandle] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -106,7 +116,9 @@ class SyncOperator(BaseOperator):
         window = None
         if self.window_start is not None and self.window_end is not None:
             window = Window(start=self.window_start, end=self.window_end)
-        request = SyncRequest(name=_run_name(context), tables=self.tables, window=window)
+        request = SyncRequest(
+            name=_run_name(context), tables=self.tables, window=window, run=context["ti"].run_id
+        )
         tags = {"sync_conn_id": self.sync_conn_id}
         try:
             backend = get_backend(self.sync_conn_id, folder=self._folder())
@@ -126,7 +138,7 @@ class SyncOperator(BaseOperator):
             )
             for table in result.tables
         ]
-        emitted = emit(context, events, alias=self._alias, partition=self._partition(context))
+        emitted = emit(context, events, alias=self._alias, partition=partition_of(context, self.partition))
         self.outlets = [*self._user_outlets, *emitted]
         return result.to_dict()
 
@@ -172,11 +184,6 @@ class SyncOperator(BaseOperator):
             if table.rows:
                 stats.incr("airflow_ext.sync.rows", table.rows, tags=tags)
 
-    def _partition(self, context: Context) -> str | None:
-        if self.partition:
-            return self.partition
-        return context["dag_run"].partition_key or self.window_start
-
     def _folder(self) -> Path:
         if self.pipelines_folder is not None:
             return Path(self.pipelines_folder)
@@ -216,8 +223,11 @@ def _check_tables(tables: Sequence[SyncTable]) -> None:
 def _run_name(context: Context) -> str:
     """Return the name under which cursors are kept: one per task and map index, the same in every run."""
     ti = context["ti"]
-    mapped = f"__{ti.map_index}" if ti.map_index is not None and ti.map_index >= 0 else ""
-    return re.sub(r"[^A-Za-z0-9_]+", "_", f"{ti.dag_id}__{ti.task_id}{mapped}")
+    readable = re.sub(r"[^A-Za-z0-9]+", "_", f"{ti.dag_id}_{ti.task_id}").strip("_")[:40] or "sync"
+    index = ti.map_index if ti.map_index is not None else -1
+    # The ids may differ in what the readable part leaves out; dlt takes 64 characters.
+    own = hashlib.sha256(f"{ti.dag_id}\0{ti.task_id}\0{index}".encode()).hexdigest()[:12]
+    return f"{readable}_{own}"
 
 
 def _failure(status: RunStatus) -> Exception:

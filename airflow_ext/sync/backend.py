@@ -20,11 +20,14 @@ class SyncRequest:
     :param name: Stable name of the syncing task; the backend keeps cursors under it.
     :param tables: Tables to load.
     :param window: Range of cursor values; ``None`` continues from the last cursor value.
+    :param run: What the tries of one run have in common, such as its id. With it a retry does not append
+        a table without a cursor again that an earlier try has loaded; empty makes each request its own.
     """
 
     name: str
     tables: tuple[SyncTable, ...]
     window: Window | None = None
+    run: str = ""
 
 
 class SyncBackend(Protocol):

@@ -10,6 +10,7 @@ import sys
 import threading
 import uuid
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from airflow_ext.sync.dlt_job import DltJob, DltPair
 from airflow_ext.sync.model import Capabilities, RunStatus, SyncResult, SyncStatus
 from airflow_ext.sync.scrub import scrub
 
-STDERR_LINES = 40
-"""Lines of the worker's standard error that are kept for a failure nobody foresaw."""
+OUTPUT_LINES = 40
+"""Lines the worker printed that are kept for a failure nobody foresaw."""
+
+DRAIN_SECONDS = 5
+"""Time to read what a worker that has ended left in its pipes; a child of its own may hold them open."""
 
 
 class DltBackend:
@@ -53,6 +57,7 @@ class DltBackend:
             folder=self.folder.resolve(),
             tables=request.tables,
             window=request.window,
+            run=request.run,
         )
         run = await asyncio.to_thread(_Run, job)
         key = uuid.uuid4().hex
@@ -90,26 +95,37 @@ class _Run:
         self._phase = "start"
         self._rows: dict[str, int] = {}
         self._messages: list[tuple[str, str]] = []
+        self._told_end: dict[str, Any] = {}
         self._end: dict[str, Any] = {}
         self._cancelled = False
-        self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        self._output: deque[str] = deque(maxlen=OUTPUT_LINES)
         job.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "airflow_ext.sync.dlt_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=job.folder,
-            env=_environment(job.folder),
-        )
+        events, out = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "airflow_ext.sync.dlt_worker", str(out)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(out,),
+                cwd=job.folder,
+                env=_environment(job.folder),
+            )
+        except BaseException:
+            os.close(events)
+            raise
+        finally:
+            os.close(out)
         self.pid = self._process.pid
         self._readers = [
-            threading.Thread(target=self._read_stderr, daemon=True),
-            threading.Thread(target=self._read_events, daemon=True),
+            threading.Thread(target=self._read_output, daemon=True),
+            threading.Thread(target=self._read_events, args=(events,), daemon=True),
         ]
+        self._waiter = threading.Thread(target=self._await_end, daemon=True)
         for reader in self._readers:
             reader.start()
         self._write(job.dump())
+        self._waiter.start()
 
     def status(self, wait: float) -> RunStatus:
         with self._changed:
@@ -135,8 +151,7 @@ class _Run:
                 self._process.wait(patience)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-        for reader in self._readers:
-            reader.join(patience)
+        self._waiter.join(patience)
 
     def _write(self, line: bytes) -> None:
         assert self._process.stdin is not None  # noqa: S101  # it is a pipe
@@ -144,35 +159,44 @@ class _Run:
             self._process.stdin.write(line)
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it died at once; its standard error tells why
+            pass  # it died at once; what it printed tells why
 
-    def _read_stderr(self) -> None:
-        assert self._process.stderr is not None  # noqa: S101  # it is a pipe
-        with self._process.stderr as lines:
-            for line in lines:
-                self._stderr.append(scrub(line.decode(errors="replace").rstrip(), self._secrets))
-
-    def _read_events(self) -> None:
+    def _read_output(self) -> None:
         assert self._process.stdout is not None  # noqa: S101  # it is a pipe
-        end: dict[str, Any] = {}
         with self._process.stdout as lines:
             for line in lines:
-                event = json.loads(line)
-                if event["event"] in ("done", "failed", "cancelled"):
-                    end = event
+                self._keep(line)
+
+    def _keep(self, line: bytes) -> None:
+        self._output.append(scrub(line.decode(errors="replace").rstrip(), self._secrets))
+
+    def _read_events(self, events: int) -> None:
+        with os.fdopen(events, "rb") as lines:
+            for line in lines:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    self._keep(line)  # torn: the worker was killed while it wrote
                 else:
                     self._take(event)
+
+    def _await_end(self) -> None:
+        """End the run with the process, whatever became of its pipes."""
         code = self._process.wait()
         if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._readers[0].join()
+            with suppress(OSError):  # it died before it had read the job
+                self._process.stdin.close()
+        for reader in self._readers:
+            reader.join(DRAIN_SECONDS)
         with self._changed:
-            self._end, self._status = self._judge(end, code)
+            self._end, self._status = self._judge(self._told_end, code)
             self._changed.notify_all()
 
     def _take(self, event: dict[str, Any]) -> None:
         with self._changed:
-            if event["event"] == "rows":
+            if event["event"] in ("done", "failed", "cancelled"):
+                self._told_end = event
+            elif event["event"] == "rows":
                 self._rows[event["table"]] = event["rows"]
             elif event["event"] == "phase":
                 self._phase = event["phase"]
@@ -188,7 +212,7 @@ class _Run:
         if end:
             return end, SyncStatus.FAILED
         killed = "killed, perhaps for want of memory" if code == -9 else f"ended with status {code}"
-        tail = "\n".join(self._stderr)
+        tail = "\n".join(list(self._output))
         return {"reason": f"the engine's process was {killed}\n{tail}".rstrip()}, SyncStatus.FAILED
 
 

@@ -7,6 +7,7 @@ reads the environment, and because a process that ends has surely closed its Duc
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_ext.exceptions import SyncFailedError
+from airflow_ext.sync.dlt_appends import AppendLog
 from airflow_ext.sync.dlt_job import DltJob, DltPair
 from airflow_ext.sync.model import SchemaChange, SyncResult, TableResult
 from airflow_ext.sync.sql_source import SqlTable, choose_reader
@@ -42,6 +44,7 @@ class DltEngine:
         self.job = job
         self.tell = tell
         self._changes: dict[str, tuple[SchemaChange, ...]] = {}
+        self._appends = AppendLog(job)
 
     def run(self) -> SyncResult:
         """Finish what an earlier try left, then load the tables.
@@ -59,21 +62,27 @@ class DltEngine:
             pipeline = dlt.pipeline(
                 pipeline_name=job.name,
                 pipelines_dir=str(job.folder),
-                destination=_destination(job.pair),
+                destination=_destination(job),
                 dataset_name=job.pair.dataset,
             )
             self.tell({"event": "phase", "phase": "state"})
             pipeline.activate()
             pipeline.sync_destination()
             finished = self._finish_pending(pipeline)
-            engine = sa.create_engine(job.pair.source_url)
-            try:
-                resources = [self._resource(engine, table) for table in job.tables]
-                self.tell({"event": "phase", "phase": "extract"})
-                pipeline.extract(resources, loader_file_format=_file_format(job.pair))
-            finally:
-                engine.dispose()
-            rows, run_id = self._load(pipeline)
+            loaded = self._appends.loaded()
+            self._appends.begin()
+            rows: dict[str, int] = {}
+            run_id = finished[-1]["run_id"] if finished else ""
+            if tables := [table for table in job.tables if table.name not in loaded]:
+                engine = sa.create_engine(job.pair.source_url)
+                try:
+                    resources = [self._resource(engine, table) for table in tables]
+                    self.tell({"event": "phase", "phase": "extract"})
+                    pipeline.extract(resources, loader_file_format=_file_format(job.pair))
+                finally:
+                    engine.dispose()
+                rows, run_id = self._load(pipeline)
+            self._appends.end()
         return SyncResult(
             backend="dlt",
             run_id=run_id,
@@ -82,7 +91,7 @@ class DltEngine:
             tables=tuple(
                 TableResult(
                     name=table.name,
-                    rows=rows.get(_table_name(table), 0),
+                    rows=loaded[table.name] if table.name in loaded else rows.get(_table_name(table), 0),
                     schema_changes=self._changes.get(table.name, ()),
                 )
                 for table in job.tables
@@ -108,7 +117,7 @@ class DltEngine:
             self.tell({"event": "phase", "phase": "pending"})
             if pipeline.list_extracted_load_packages():
                 pipeline.normalize()
-            packages = [
+            packages: list[dict[str, Any]] = [
                 {"run_id": load_id, "tables": self._pending_rows(pipeline, load_id)}
                 for load_id in pipeline.list_normalized_load_packages()
             ]
@@ -126,6 +135,8 @@ class DltEngine:
                     }
                 )
             else:
+                for package in packages:
+                    self._appends.note(package["tables"])
                 finished += packages
         if pipeline.has_pending_data:
             raise SyncFailedError(
@@ -284,11 +295,25 @@ def _table_name(table: SyncTable) -> str:
     return str(_naming().normalize_table_identifier(table.name))
 
 
-def _destination(pair: DltPair) -> Any:
+def staging_dataset(dataset: str, *, pipeline: str) -> str:
+    """Return the schema in which one pipeline keeps the rows it is about to insert.
+
+    Each has its own: pipelines that load the same table would otherwise empty each other's rows.
+    59 characters at most, since PostgreSQL cuts names at 63.
+    """
+    own = hashlib.sha256(f"{dataset}\0{pipeline}".encode()).hexdigest()[:10]
+    return f"{dataset[:40]}_staging_{own}"
+
+
+def _destination(job: DltJob) -> Any:
     import dlt
 
+    pair = job.pair
     # Staging first, then one transaction: a reader never sees a table half replaced.
-    strategy: dict[str, Any] = {"replace_strategy": "insert-from-staging"}
+    strategy: dict[str, Any] = {
+        "replace_strategy": "insert-from-staging",
+        "staging_dataset_name_layout": staging_dataset(pair.dataset, pipeline=job.name),
+    }
     if pair.destination == "duckdb":
         Path(pair.destination_url).parent.mkdir(parents=True, exist_ok=True)
         return dlt.destinations.duckdb(credentials=pair.destination_url, **strategy)

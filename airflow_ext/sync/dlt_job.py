@@ -43,6 +43,7 @@ class DltJob:
     :param folder: Folder that holds one folder per pipeline.
     :param tables: Tables to load.
     :param window: Range of cursor values, or ``None``.
+    :param run: What the tries of one run have in common; empty if there is nothing.
     """
 
     pair: DltPair
@@ -50,6 +51,7 @@ class DltJob:
     folder: Path
     tables: tuple[SyncTable, ...]
     window: Window | None = None
+    run: str = ""
 
     def dump(self) -> bytes:
         """Return one line of JSON; it holds the credentials and belongs into a pipe only."""
@@ -59,6 +61,7 @@ class DltJob:
             "folder": str(self.folder),
             "tables": [table.to_dict() for table in self.tables],
             "window": asdict(self.window) if self.window else None,
+            "run": self.run,
         }
         return json.dumps(value).encode() + b"\n"
 
@@ -72,4 +75,5 @@ class DltJob:
             folder=Path(value["folder"]),
             tables=tuple(SyncTable.from_dict(table) for table in value["tables"]),
             window=Window(**value["window"]) if value["window"] else None,
+            run=value["run"],
         )

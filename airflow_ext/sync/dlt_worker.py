@@ -1,7 +1,8 @@
-"""The process of the embedded engine: ``python -m airflow_ext.sync.dlt_worker``.
+"""The process of the embedded engine: ``python -m airflow_ext.sync.dlt_worker FD``.
 
 The job arrives as the first line of standard input, credentials included; standard input stays open for
-as long as the parent lives and its end stops the run. Events leave as lines of JSON on standard output.
+as long as the parent lives and its end stops the run. Events leave as lines of JSON on the file descriptor
+``FD``, so that whatever a library prints is no event.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -67,8 +69,17 @@ def _stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _watch_parent(stdin: IO[bytes]) -> None:
-    stdin.read()
+def _read_job() -> bytes:
+    # Not sys.stdin: a thread inside its buffer would break the interpreter's end.
+    line = b""
+    while not line.endswith(b"\n") and (part := os.read(0, 65536)):
+        line += part
+    return line
+
+
+def _watch_parent() -> None:
+    while os.read(0, 1024):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(LAST_WORDS_SECONDS)
     os._exit(1)
@@ -96,16 +107,16 @@ def describe(error: BaseException) -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     """Run the job on standard input; the status is 0 only if it succeeded."""
-    # Libraries print; what they print must not get between the events.
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    stdin = sys.stdin.buffer
-    job = DltJob.load(stdin.readline())
+    # A core dump would hold the passwords and lie in the pipelines' folder.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    out = os.fdopen(int(argv[1]), "w", encoding="utf-8")
+    os.set_inheritable(out.fileno(), False)
+    job = DltJob.load(_read_job())
     tell = _Events(out, job.pair.secrets)
     signal.signal(signal.SIGTERM, _stop)
-    threading.Thread(target=_watch_parent, args=(stdin,), daemon=True).start()
+    threading.Thread(target=_watch_parent, daemon=True).start()
     try:
         import dlt  # noqa: F401  # sets up its logger, whose lines then become events
 
@@ -122,4 +133,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv))

@@ -35,7 +35,8 @@ class SyncTable:
         ``merge`` replaces rows with the same primary key and adds the others; rows that vanished from
         the source stay.
 
-        ``append`` only adds; loading the same window twice doubles it.
+        ``append`` only adds; loading the same window twice doubles it, but for the retry of a load that
+        died half way.
 
         ``replace`` loads the whole table and swaps it in one transaction.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import signal
 import sqlite3
@@ -10,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from airflow.sdk import DAG, Asset, AssetAlias
@@ -18,7 +19,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_ext.exceptions import SyncFailedError
-from airflow_ext.operators.sync import SyncOperator, SyncTable
+from airflow_ext.operators.sync import SyncOperator, SyncTable, _run_name
 
 
 @pytest.fixture(autouse=True)
@@ -57,9 +58,15 @@ def make(tables: list[SyncTable], **arguments: Any) -> SyncOperator:
         return SyncOperator(task_id="load", tables=tables, **arguments)
 
 
-def context(*, partition_key: str | None = None, run_type: str = "scheduled") -> Any:
+def context(
+    *,
+    partition_key: str | None = None,
+    run_type: str = "scheduled",
+    dag_id: str = "ingest",
+    map_index: int = -1,
+) -> Any:
     return {
-        "ti": SimpleNamespace(dag_id="ingest", task_id="load", map_index=-1),
+        "ti": SimpleNamespace(dag_id=dag_id, task_id="load", map_index=map_index, run_id="one"),
         "dag_run": SimpleNamespace(partition_key=partition_key, run_type=run_type),
         "outlet_events": OutletEventAccessors(),
     }
@@ -82,7 +89,8 @@ def test_assets_are_known_when_the_dag_is_parsed() -> None:
 
 
 def test_a_run_loads_tables_and_emits_an_event_for_each(pair: Path) -> None:
-    task, run = make([ORDERS, SHOPS], **DAY, pipelines_folder=pair / "state"), context()
+    run = context()
+    task = make([ORDERS, SHOPS], **DAY, partition="2013-01-01", pipelines_folder=pair / "state")
     result = task.execute(run)
     assert json.loads(json.dumps(result)) == result
     assert result["backend"] == "dlt"
@@ -97,7 +105,7 @@ def test_a_run_loads_tables_and_emits_an_event_for_each(pair: Path) -> None:
     }
     assert keys(run, asset) == ["2013-01-01"]
     assert AssetAlias("sync/ingest/load") in task.outlets
-    assert (pair / "state" / "ingest__load").is_dir()
+    assert (pair / "state" / _run_name(run)).is_dir()
 
     import duckdb
 
@@ -108,12 +116,13 @@ def test_a_run_loads_tables_and_emits_an_event_for_each(pair: Path) -> None:
 @pytest.mark.parametrize(
     ("partition", "key", "expected"),
     [
-        pytest.param(None, None, ["2013-01-01"], id="window"),
+        pytest.param(None, None, [], id="none, not the window"),
+        pytest.param("None", None, [], id="rendered to nothing"),
         pytest.param(None, "2013-01-01T00:00:00", ["2013-01-01T00:00:00"], id="run's own key"),
         pytest.param("day one", "other", ["day one"], id="argument"),
     ],
 )
-def test_the_partition_is_the_argument_or_the_runs_key_or_the_window(
+def test_the_partition_is_the_argument_or_the_runs_key(
     pair: Path, partition: str | None, key: str | None, expected: list[str]
 ) -> None:
     task = make([ORDERS], **DAY, partition=partition, pipelines_folder=pair / "state")
@@ -122,10 +131,53 @@ def test_the_partition_is_the_argument_or_the_runs_key_or_the_window(
     assert keys(run, task.assets["orders"]) == expected
 
 
+def test_a_mapped_task_with_declared_outlets_fires_what_it_loaded(pair: Path) -> None:
+    declared = [Asset(f"sync/ext_dlt_default/{name}") for name in ("orders", "shops")]
+    with DAG("ingest", schedule=None):
+        mapped = SyncOperator.partial(
+            task_id="load",
+            pipelines_folder=pair / "state",
+            outlets=[Asset("mine"), *declared, AssetAlias("sync/ingest/load")],
+        ).expand(tables=[[SyncTable("orders", mode="replace")], [SHOPS]])
+    assert [outlet.name for outlet in mapped.partial_kwargs["outlets"]] == [
+        *["mine", "sync/ext_dlt_default/orders", "sync/ext_dlt_default/shops", "sync/ingest/load"]
+    ]
+    task = mapped.unmap({"tables": [SHOPS]})
+    task.execute(context(map_index=1))
+    assert {outlet.name for outlet in task.outlets} == {
+        *["mine", "sync/ext_dlt_default/shops", "sync/ingest/load"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param(("eu-shop", "g.load", -1), ("eu_shop", "g_load", -1), id="punctuation"),
+        pytest.param(("a__b", "c", -1), ("a", "b__c", -1), id="where the dag id ends"),
+        pytest.param(("\u65e5", "\u672c", -1), ("\u672c", "\u65e5", -1), id="no ASCII letter"),
+        pytest.param(("d" * 250, "t", -1), ("d" * 250, "u", -1), id="long"),
+        pytest.param(("a", "load", 1), ("a", "load", 2), id="map index"),
+    ],
+)
+def test_each_task_has_a_folder_of_its_own(one: tuple[str, str, int], other: tuple[str, str, int]) -> None:
+    names = [
+        _run_name(cast("Any", {"ti": SimpleNamespace(dag_id=dag, task_id=task, map_index=index)}))
+        for dag, task, index in (one, one, other)
+    ]
+    assert names[0] == names[1] != names[2]
+    for name in names:
+        assert re.fullmatch(r"\w{1,60}", name, re.ASCII)
+
+
+def test_ids_without_ascii_letters_or_with_digits_first_run(pair: Path) -> None:
+    for dag_id in ("\u65e5\u672c", "2013"):
+        make([SHOPS], pipelines_folder=pair / "state").execute(context(dag_id=dag_id))
+
+
 def test_the_state_lies_under_airflows_home(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", str(pair / "home"))
-    make([SHOPS]).execute(context())
-    assert (pair / "home" / "airflow-ext" / "dlt" / "ingest__load").is_dir()
+    make([SHOPS]).execute(run := context())
+    assert (pair / "home" / "airflow-ext" / "dlt" / _run_name(run)).is_dir()
 
 
 @pytest.mark.parametrize(

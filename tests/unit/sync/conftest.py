@@ -13,7 +13,7 @@ import pytest
 from airflow_ext.sync.backend import SyncRequest
 from airflow_ext.sync.dlt_backend import DltBackend
 from airflow_ext.sync.dlt_job import DltPair
-from airflow_ext.sync.model import RunStatus
+from airflow_ext.sync.model import RunStatus, SyncStatus
 from airflow_ext.sync.tables import SyncTable, Window
 from airflow_ext.testing.postgres import LocalPostgres
 
@@ -77,22 +77,32 @@ class Syncs:
         )
 
     def __call__(
-        self, *tables: SyncTable, window: tuple[str, str] | None = None, name: str = "job", **pair: Any
+        self,
+        *tables: SyncTable,
+        window: tuple[str, str] | None = None,
+        name: str = "job",
+        run: str = "",
+        **pair: Any,
     ) -> RunStatus:
         backend = self.backend(**pair)
         request = SyncRequest(
-            name=name, tables=tables, window=Window(start=window[0], end=window[1]) if window else None
+            name=name,
+            tables=tables,
+            window=Window(start=window[0], end=window[1]) if window else None,
+            run=run,
         )
 
-        async def run() -> RunStatus:
+        async def drive() -> RunStatus:
             handle = await backend.start(request)
             while True:
                 status = await backend.poll(handle, wait=60)
                 self.messages += status.messages
                 if status.status.ended:
+                    ended = 0 if status.status is SyncStatus.SUCCEEDED else 1
+                    assert backend._runs[handle["run"]]._process.returncode == ended
                     return status
 
-        return asyncio.run(run())
+        return asyncio.run(drive())
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         import duckdb

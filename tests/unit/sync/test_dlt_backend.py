@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.sync.backend import SyncRequest
+from airflow_ext.sync.dlt_engine import staging_dataset
 from airflow_ext.sync.model import SyncStatus
 from airflow_ext.sync.tables import SyncTable, Window
 
@@ -235,9 +238,37 @@ class Blocked:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def wait(self) -> None:
+    def wait(self, loads: int = 1) -> None:
         asked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'raw.flights'::regclass"
-        self._until(lambda: self.source(asked)[0][0] > 0)
+        self._until(lambda: self.source(asked)[0][0] >= loads)
+
+
+async def end_of(backend: Any, handle: Any) -> Any:
+    while not (status := await backend.poll(handle, wait=60)).status.ended:
+        pass
+    return status
+
+
+def killed_while_loading(source: Any, syncs: Any, until: Until, *tables: SyncTable, run: str = "") -> None:
+    """Kill the worker where it writes raw.flights; each other table has arrived by then."""
+    backend = syncs.backend(to_postgres=True)
+    others = [table.name for table in tables if table.name != "flights"]
+    before = {name: source(f"SELECT count(*) FROM raw.{name}") for name in others}
+
+    async def killed() -> SyncStatus:
+        window = Window(start=SECOND[0], end=SECOND[1])
+        handle = await backend.start(SyncRequest(name="job", tables=tables, window=window, run=run))
+        await asyncio.to_thread(blocked.wait)
+
+        def arrived() -> bool:
+            return all(source(f"SELECT count(*) FROM raw.{name}") != before[name] for name in others)
+
+        await asyncio.to_thread(until, arrived)
+        os.kill(handle["pid"], signal.SIGKILL)
+        return SyncStatus((await end_of(backend, handle)).status)
+
+    with Blocked(source, until) as blocked:
+        assert asyncio.run(killed()) is SyncStatus.FAILED
 
 
 def test_a_package_of_a_killed_try_is_finished_and_then_the_new_data_loaded(
@@ -245,20 +276,7 @@ def test_a_package_of_a_killed_try_is_finished_and_then_the_new_data_loaded(
 ) -> None:
     flights(source)
     tables_of(syncs(FLIGHTS, window=FIRST, to_postgres=True))
-    backend = syncs.backend(to_postgres=True)
-
-    async def killed() -> SyncStatus:
-        handle = await backend.start(
-            SyncRequest(name="job", tables=(FLIGHTS,), window=Window(start=SECOND[0], end=SECOND[1]))
-        )
-        await asyncio.to_thread(blocked.wait)
-        os.kill(handle["pid"], signal.SIGKILL)
-        while True:
-            if (status := (await backend.poll(handle, wait=60)).status).ended:
-                return SyncStatus(status)
-
-    with Blocked(source, until) as blocked:
-        assert asyncio.run(killed()) is SyncStatus.FAILED
+    killed_while_loading(source, syncs, until, FLIGHTS)
     assert source("SELECT count(*) FROM raw.flights")[0][0] in (10, 20), "all of it or nothing"
 
     status = syncs(FLIGHTS, window=("2013-01-03", "2013-01-04"), to_postgres=True)
@@ -302,6 +320,8 @@ def test_a_worker_whose_parent_is_gone_ends(source: Any, syncs: Any, until: Unti
             SyncRequest(name="job", tables=(FLIGHTS,), window=Window(start=SECOND[0], end=SECOND[1]))
         )
         await asyncio.to_thread(blocked.wait)
+        limits = await asyncio.to_thread(Path(f"/proc/{handle['pid']}/limits").read_text)
+        assert re.search(r"Max core file size +0 +0 ", limits), "a core dump would hold the passwords"
         run = backend._runs[handle["run"]]
         run._process.stdin.close()  # what the system does for a parent that was killed
         while not (await backend.poll(handle, wait=30)).status.ended:
@@ -314,3 +334,106 @@ def test_a_worker_whose_parent_is_gone_ends(source: Any, syncs: Any, until: Unti
 def test_a_handle_of_another_process_is_refused(syncs: Any) -> None:
     with pytest.raises(InvalidError, match="was not started by this process"):
         asyncio.run(syncs.backend().poll({"backend": "dlt", "run": "elsewhere"}))
+
+
+def test_two_syncs_of_one_table_at_once_do_not_touch_each_others_rows(
+    source: Any, syncs: Any, until: Until
+) -> None:
+    flights(source)
+    tables_of(syncs(FLIGHTS, window=("2013-01-03", "2013-01-04"), to_postgres=True))
+    backend = syncs.backend(to_postgres=True)
+
+    async def both() -> list[Any]:
+        handles = []
+        for number, (start, end) in enumerate((FIRST, SECOND), start=1):
+            window = Window(start=start, end=end)
+            request = SyncRequest(name=f"job{number}", tables=(FLIGHTS,), window=window)
+            handles.append(await backend.start(request))
+            await asyncio.to_thread(blocked.wait, number)  # it has staged its rows, and waits
+        blocked.__exit__()
+        return [await end_of(backend, handle) for handle in handles]
+
+    with Blocked(source, until) as blocked:
+        statuses = asyncio.run(both())
+    assert [tables_of(status)["flights"]["rows"] for status in statuses] == [10, 10]
+    by_day = "SELECT flight_date::text, count(*), count(DISTINCT id) FROM raw.flights GROUP BY 1 ORDER BY 1"
+    assert source(by_day) == [(f"2013-01-0{day}", 10, 10) for day in (1, 2, 3)]
+
+
+def test_each_pipeline_keeps_one_staging_schema(source: Any, syncs: Any) -> None:
+    flights(source)
+    dataset = "raw_" + "x" * 56
+    for _ in range(2):
+        tables_of(syncs(FLIGHTS, window=FIRST, to_postgres=True, dataset=dataset))
+    staging = staging_dataset(dataset, pipeline="job")
+    schemas = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'raw%' ORDER BY 1"
+    assert [name for (name,) in source(schemas)] == sorted([staging, dataset])
+    assert source(f"SELECT count(*) FROM {staging}.flights") == [(0,)]
+    assert staging != staging_dataset(dataset, pipeline="job2") != staging_dataset("raw", pipeline="job2")
+
+
+def test_the_retry_of_a_killed_append_does_not_append_again(source: Any, syncs: Any, until: Until) -> None:
+    flights(source)
+    source("CREATE TABLE carriers AS SELECT 'UA' AS carrier")
+    tables = (SyncTable("flights", mode="append", cursor="flight_date"), SyncTable("carriers", mode="append"))
+    tables_of(syncs(*tables, window=FIRST, run="first", to_postgres=True))
+    killed_while_loading(source, syncs, until, *tables, run="second")
+    counts = "SELECT (SELECT count(*) FROM raw.flights), (SELECT count(*) FROM raw.carriers)"
+
+    status = syncs(*tables, window=SECOND, run="second", to_postgres=True)
+    assert set(tables_of(status)) == {"flights", "carriers"}
+    assert [set(package["tables"]) for package in status.result.finished_pending] == [{"flights", "carriers"}]
+    assert status.result.run_id == status.result.finished_pending[0]["run_id"]
+    assert source(counts) == [(20, 2)]
+
+    third = ("2013-01-03", "2013-01-04")
+    tables_of(syncs(*tables, window=third, run="third", to_postgres=True))
+    assert source(counts) == [(30, 3)], "another request is loaded"
+
+
+def test_a_killed_append_is_finished_and_another_request_loaded_after_it(
+    source: Any, syncs: Any, until: Until
+) -> None:
+    flights(source)
+    table = SyncTable("flights", mode="append")
+    tables_of(syncs(table, run="first", to_postgres=True))
+    killed_while_loading(source, syncs, until, table, run="second")
+    assert tables_of(syncs(table, run="third", to_postgres=True))["flights"]["rows"] == 30
+    assert source("SELECT count(*) FROM raw.flights") == [(90,)]
+
+
+def in_every_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def test_what_libraries_print_and_torn_lines_do_not_stop_a_sync(
+    source: Any, syncs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flights(source)
+    code = """import os, sys
+print("agent loaded")
+os.write(int(sys.orig_argv[-1]), b'{"event": "ro\\n')
+"""
+    in_every_worker(tmp_path, monkeypatch, code)
+    assert tables_of(syncs(FLIGHTS, window=FIRST))["flights"]["rows"] == 10
+
+
+def test_a_run_ends_with_its_process_even_if_a_child_of_it_holds_the_pipes(
+    syncs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_ext.sync.dlt_backend.DRAIN_SECONDS", 0.5)
+    code = """import os, subprocess, sys
+if "airflow_ext.sync.dlt_worker" in sys.orig_argv:
+    print("about to die", flush=True)
+    subprocess.Popen(["sleep", "15"], pass_fds=[int(sys.orig_argv[-1])])
+    os._exit(1)
+"""
+    in_every_worker(tmp_path, monkeypatch, code)
+    started = time.monotonic()
+    status = syncs(FLIGHTS, window=FIRST)
+    assert time.monotonic() - started < 12
+    assert status.status is SyncStatus.FAILED
+    assert "ended with status 1\nabout to die" in status.reason

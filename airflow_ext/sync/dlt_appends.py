@@ -1,0 +1,80 @@
+"""Which appended tables an earlier try has loaded, so that its retry does not append them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_ext.sync.dlt_job import DltJob
+from airflow_ext.sync.tables import SyncTable
+
+
+class AppendLog:
+    """Remembers, beside the pipeline's folder, what is asked for until it is loaded.
+
+    Appending is the one mode that a second load does not repair. Tables that continue from their last
+    cursor value need no memory: what a finished package holds lies before that value.
+
+    :param job: The job of this try.
+    """
+
+    def __init__(self, job: DltJob) -> None:
+        self._file = job.folder / f"{job.name}.appends.json"
+        self._asked = {
+            table.name: key for table in job.tables if (key := _request_key(job, table)) is not None
+        }
+
+    def note(self, tables: Mapping[str, int | None]) -> None:
+        """Record that a package of an earlier try has been loaded.
+
+        :param tables: Rows per table of that package; ``None`` where they are not known.
+        """
+        kept = self._read()
+        kept["loaded"].update({name: rows for name, rows in tables.items() if name in kept["asked"]})
+        self._write(kept)
+
+    def loaded(self) -> dict[str, int | None]:
+        """Return the tables of this very request that an earlier try has loaded, with their rows."""
+        kept = self._read()
+        return {
+            name: rows
+            for name, rows in kept["loaded"].items()
+            if name in self._asked and kept["asked"].get(name) == self._asked[name]
+        }
+
+    def begin(self) -> None:
+        """Record what is asked for; packages that are pending from now on belong to it."""
+        self._write({"asked": self._asked, "loaded": self.loaded()})
+
+    def end(self) -> None:
+        """Forget the request: all of it is loaded."""
+        self._file.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            kept: dict[str, Any] = json.loads(self._file.read_bytes())
+        except FileNotFoundError:
+            return {"asked": {}, "loaded": {}}
+        return kept
+
+    def _write(self, kept: Mapping[str, Any]) -> None:
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(kept))
+        new.replace(self._file)
+
+
+def _request_key(job: DltJob, table: SyncTable) -> str | None:
+    """Return what the tries of one request share: table and window, or table and run if it has none."""
+    if table.mode != "append":
+        return None
+    if table.cursor:
+        if job.window is None:
+            return None
+        which = [job.window.start, job.window.end]
+    elif job.run:
+        which = [job.run]
+    else:
+        return None
+    return hashlib.sha256(json.dumps([table.to_dict(), which], sort_keys=True).encode()).hexdigest()
