@@ -32,8 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     def end(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGHUP, end)
+    # SIGINT too: a shell without job control starts background commands with it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
     home: Path = arguments.home
     counter = home / "stories"
     good = False
