@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         teller = Teller(console)
         console.print("[bold]airflow-ext[/bold]: one story on a real local Airflow")
         with World(home, progress=lambda text: console.print(f" [dim]starting {text}[/dim]")) as world:
-            console.print(f" Airflow answers after {teller.elapsed:.0f} s")
+            console.print(f" Airflow answers after {teller.elapsed:.0f} s at {world.airflow.url}")
             counter.write_text(str(taken + 1))
             try:
                 Story(world, teller, good_day=good_day, bad_day=bad_day).tell()

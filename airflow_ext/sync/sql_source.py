@@ -234,6 +234,10 @@ class SqlTable:
             elif pa.types.is_floating(array.type) and pa.types.is_decimal(column.arrow):
                 # SQLite keeps decimals as floats: 12.34 is only 12.34 after rounding.
                 arrays.append(pc.cast(pc.round(array, column.arrow.scale), column.arrow, safe=False))
+            elif pa.types.is_integer(array.type) and pa.types.is_decimal(column.arrow):
+                # SQLite keeps whole decimals as integers; their type alone asks for more digits than they have.
+                wide = pc.cast(array, pa.decimal128(38, column.arrow.scale))
+                arrays.append(pc.cast(wide, column.arrow))
             else:
                 arrays.append(pc.cast(array, column.arrow))
         return pa.Table.from_arrays(arrays, schema=self.schema)

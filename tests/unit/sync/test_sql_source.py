@@ -187,3 +187,19 @@ def test_sqlite_is_read_with_declared_types(tmp_path: Path, reader: str) -> None
     assert found[0]["day"].isoformat() == "2013-01-02"
     assert found[0]["at"].isoformat() == "2013-01-02T03:04:05"
     assert found[1]["price"] is None
+
+
+@READERS
+def test_whole_numbers_in_a_sqlite_numeric_column_are_decimals(tmp_path: Path, reader: str) -> None:
+    """SQLite keeps them as integers, and a day may hold nothing else."""
+    database = tmp_path / "whole.sqlite"
+    connection = sqlite3.connect(database)
+    connection.execute("CREATE TABLE amounts (id integer primary key, amount numeric(10, 2))")
+    connection.executemany("INSERT INTO amounts VALUES (?, ?)", [(1, -5), (2, None), (3, 7)])
+    connection.commit()
+    connection.close()
+    engine = sa.create_engine(f"sqlite:///{database}")
+    table = SyncTable("amounts", mode="replace")
+    found = {row["id"]: row["amount"] for row in rows(engine, table, reader=reader)}
+    engine.dispose()
+    assert found == {1: Decimal("-5.00"), 2: None, 3: Decimal("7.00")}
