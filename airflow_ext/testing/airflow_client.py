@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
@@ -256,7 +257,13 @@ class AirflowClient:
         self.request("PATCH", "/variables", json={"actions": [action]})
 
     def create_connection(self, conn_id: str, conn_type: str, **fields: Any) -> None:
-        """Create or replace a Connection; ``fields`` as in the REST API (host, login, password, schema, port, extra)."""
+        """Create or replace a Connection.
+
+        :param fields: As in the REST API: ``host``, ``login``, ``password``, ``schema``, ``port`` and
+            ``extra``, which may be a mapping.
+        """
+        if isinstance(fields.get("extra"), Mapping):
+            fields["extra"] = json.dumps(dict(fields["extra"]))
         entity = {"connection_id": conn_id, "conn_type": conn_type, **fields}
         action = {"action": "create", "action_on_existence": "overwrite", "entities": [entity]}
         self.request("PATCH", "/connections", json={"actions": [action]})
