@@ -21,7 +21,8 @@ help:
 	@echo "make demo [ARGS=--once]  run the whole story on a real local Airflow, then keep its UI up"
 	@echo "make test [ARGS=...]     every test: unit, integration on a real Airflow, e2e in Chromium"
 	@echo "make check               ruff, mypy --strict, import-linter, docs, packaging tests"
-	@echo "make bench | docs | lock | clean"
+	@echo "make bench [NAME=...]    ours beside its peers; ARGS=--quick for a small case of ours alone"
+	@echo "make docs | lock | clean"
 
 env: $(VENV)/.ready
 
@@ -44,7 +45,7 @@ check: env
 	$(BIN)/python -m pytest tests/packaging
 
 bench: env
-	@echo "no benchmarks yet"
+	@for bench in $(or $(NAME),vault); do $(BIN)/python -m benchmarks.$$bench $(ARGS) || exit 1; done
 
 docs: env
 	$(BIN)/mkdocs serve

@@ -356,9 +356,8 @@ def test_without_partitions_the_newest_row_is_compared_with_the_present(shop: Sh
     assert verdict.status is Status.PASS
 
 
+@pytest.mark.parametrize("shop", ["duckdb", "postgres"], indirect=True)  # SQLite has no such times
 def test_times_with_a_zone_are_cut_at_local_midnight(shop: Shop) -> None:
-    if shop.dialect == "sqlite":
-        pytest.skip("SQLite has no times with a zone")
     verdict = _timed(
         shop,
         "TIMESTAMP WITH TIME ZONE",

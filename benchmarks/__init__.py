@@ -1,0 +1,1 @@
+"""Ours beside what people use today: ``python -m benchmarks.NAME [--quick]``."""

@@ -1,0 +1,44 @@
+"""Each benchmark ends well on its small case, with one JSON object as its last line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import Report
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", ["vault"])
+def test_the_quick_run_holds_its_bars(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["bench"] == name
+    assert all(bar["pass"] for bar in told["bars"])
+    assert told["skipped"]
+
+
+def test_a_missed_bar_fails_the_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report("some", quick=True)
+    report.bar("calls", 3, "<=", 2, unit="calls")
+    report.bar("found", 3, ">=", 2, unit="rows")
+    assert report.finish() == 1
+    told = json.loads(capsys.readouterr().out)
+    assert [bar["pass"] for bar in told["bars"]] == [False, True]
+
+
+def test_a_benchmark_without_bars_has_shown_nothing() -> None:
+    assert Report("some", quick=True).finish() == 1
