@@ -34,7 +34,12 @@ demo: env
 
 test: env
 	scripts/chromium
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m pytest -n 2 tests/unit
+	$(BIN)/python -m pytest tests/integration tests/e2e
+else
 	$(BIN)/python -m pytest --ignore=tests/packaging $(ARGS)
+endif
 
 check: env
 	$(BIN)/ruff check .

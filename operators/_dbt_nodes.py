@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
     from airflow_ext.dbt.index import DbtNode
-    from airflow_ext.operators.dbt import DbtGroupBuildOperator
+    from airflow_ext.dbt.project import DbtProject
+    from airflow_ext.dbt.results import Outcome
+    from airflow_ext.operators._dbt_build import DbtGroupBuildOperator
 
 _IN_TRIGGERER: Mapping[str, Any] = {
     "trigger_rule": "always",
@@ -30,23 +33,24 @@ user cleared the task, and the time limit of the trigger tells when a try began.
 
 
 class DbtNodeOperator(BaseOperator):
-    """The task of one node. It starts and ends in the triggerer; on a worker it runs only if cleared alone.
+    """The task of one unit: a node, a test, a folder. It starts and ends in the triggerer; on a worker it runs
+    only if it was cleared without its build.
 
     Made by :class:`DbtTaskGroup`. Retries, timeouts and trigger rules of ``default_args`` do not apply to it.
 
     :param build_task_id: The build task.
-    :param unique_id: dbt's id of the node.
+    :param unit: Label of the unit.
     """
 
     ui_color = "#ffb3a3"
     start_from_trigger = True
 
-    def __init__(self, *, build_task_id: str, unique_id: str, **kwargs: Any) -> None:
+    def __init__(self, *, build_task_id: str, unit: str, **kwargs: Any) -> None:
         super().__init__(**kwargs, **_IN_TRIGGERER)
         self.build_task_id = build_task_id
-        self.unique_id = unique_id
+        self.unit = unit
         self.start_trigger_args = _start(
-            "airflow_ext.triggers.dbt.DbtNodeTrigger", build_task_id=build_task_id, unique_id=unique_id
+            "airflow_ext.triggers.dbt.DbtNodeTrigger", build_task_id=build_task_id, unit=unit
         )
         self._builder: DbtGroupBuildOperator | None = None
 
@@ -54,28 +58,58 @@ class DbtNodeOperator(BaseOperator):
         """Settle from the build's result; ``dag.test()`` comes here, a scheduler never does."""
         _, payload = _finished_build(context, self.build_task_id)
         self.outlets = []
-        outcome = payload.get("nodes", {}).get(self.unique_id)
-        if outcome is None:
-            raise AirflowFailException("the build task ended before this node was done")
-        _settle(self, outcome["state"], describe(self.unique_id, outcome))
+        _settle(self, payload.get("units", {}).get(self.unit), "the build task ended before this was done")
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> None:
-        """Build this node with its tests on this worker."""
-        if event is None or event.get("status") != "build":
-            raise AirflowFailException(f"unexpected event of the node's trigger: {event!r}")
+        """Build this unit, and what was cleared with it, on this worker in one run of dbt.
+
+        The event's status may also be ``emit``: the task that built this one has itself failed, so that it could not
+        emit the events of the others.
+        """
+        status = (event or {}).get("status")
         builder = cast("DbtGroupBuildOperator", context["dag"].get_task(self.build_task_id))
-        node = next(node for node in builder.project.index().nodes if node.unique_id == self.unique_id)
         self._builder = builder
-        ids = [*([node.unique_id] if node.runs else []), *node.tests]
-        board = builder.build_nodes(context, ids)
-        outcome = board.outcomes(over=True).get(self.unique_id)
-        if outcome is None:
-            raise AirflowFailException("dbt ended without building this node: run airflow-ext dbt index")
-        _settle(self, outcome["state"], describe(self.unique_id, outcome))
-        if hooks := board.failed():
+        if event is not None and status == "build":
+            self._build(context, builder, asked=list(event["units"]))
+        elif event is not None and status == "emit":
+            payload = context["ti"].xcom_pull(task_ids=event["leader"], key=NODES_KEY)
+            builder.render_template_fields(context)
+            self.outlets = emit_nodes(context, builder, payload["good"])
+            outcome = payload["units"][self.unit]
+            self.log.info("Built by %s\n%s", event["leader"], describe(self.unit, outcome))
+        else:
+            raise AirflowFailException(f"unexpected event of the task's trigger: {event!r}")
+
+    def _build(self, context: Context, builder: DbtGroupBuildOperator, *, asked: list[str]) -> None:
+        from airflow_ext.operators._dbt_build import push_nodes
+
+        if len(asked) > 1:
+            self.log.info("Cleared together and built in one run of dbt: %s", ", ".join(asked))
+        started = time.time()
+        found: dict[str, Outcome] = {}
+
+        def publish(board: NodeBoard, outcomes: Mapping[str, Outcome], over: bool) -> None:
+            found.update(outcomes)
+            good = board.good() if over else None
+            push_nodes(
+                context,
+                outcomes,
+                started=started,
+                last=True,
+                ended=over,
+                batch={"asked": asked, "good": good},
+            )
+
+        board = builder.build_units(context, asked, publish=publish)
+        self.outlets = emit_nodes(context, builder, board.good())
+        _settle(
+            self,
+            found.get(self.unit),
+            "dbt ended without building this: the manifest that draws the DAG is not of this project's state; "
+            "make it anew with airflow-ext dbt index",
+        )
+        if hooks := board.uncovered_failures():
             raise AirflowFailException(board.explain(hooks))
-        partition = builder.render_template(builder.partition, context)
-        self.outlets = emit_nodes(context, board, board.built(), alias=builder.alias, partition=partition)
 
     def on_kill(self) -> None:
         """Stop dbt."""
@@ -84,7 +118,7 @@ class DbtNodeOperator(BaseOperator):
 
 
 class DbtDoneOperator(BaseOperator):
-    """The last task of a group: green only if the build and every node are. Ends in the triggerer.
+    """The last task of a group: green only if the build and everything else is. Ends in the triggerer.
 
     :param build_task_id: The build task.
     """
@@ -102,18 +136,23 @@ class DbtDoneOperator(BaseOperator):
     def execute(self, context: Context) -> None:
         """Settle from the build's result; ``dag.test()`` comes here, a scheduler never does."""
         state, payload = _finished_build(context, self.build_task_id)
-        nodes = payload.get("nodes", {})
-        failed = sorted(name for name, outcome in nodes.items() if outcome["state"] == "failed")
+        units = payload.get("units", {})
+        failed = sorted(name for name, outcome in units.items() if outcome["state"] == "failed")
         if state == "failed":
             failed.append(self.build_task_id)
-        _settle(self, "failed" if failed else "success", f"failed: {', '.join(failed) or 'nothing'}")
+        if failed:
+            raise AirflowFailException(f"failed: {', '.join(failed)}")
 
 
-def _start(trigger: str, **arguments: str) -> Any:
+def _start(path: str, **arguments: Any) -> Any:
     from airflow.triggers.base import StartTriggerArgs
 
     return StartTriggerArgs(
-        trigger_cls=trigger, next_method="execute_complete", trigger_kwargs=arguments, timeout=WAIT_LIMIT
+        trigger_cls=path,
+        trigger_kwargs=arguments,
+        next_method="execute_complete",
+        next_kwargs=None,
+        timeout=WAIT_LIMIT,
     )
 
 
@@ -134,32 +173,40 @@ def _finished_build(context: Context, build_task_id: str) -> tuple[str, dict[str
     return state, payload
 
 
-def _settle(operator: BaseOperator, state: str, text: str) -> None:
-    if state == "failed":
+def _settle(operator: DbtNodeOperator, outcome: Outcome | None, missing: str) -> None:
+    if outcome is None:
+        raise AirflowFailException(missing)
+    text = describe(operator.unit, outcome)
+    if outcome["state"] == "failed":
         raise AirflowFailException(text)
-    if state == "skipped":
+    if outcome["state"] == "skipped":
         raise AirflowSkipException(text)
     operator.log.info("%s", text)
 
 
 def emit_nodes(
-    context: Context, board: NodeBoard, nodes: Sequence[DbtNode], *, alias: str, partition: str | None
+    context: Context, builder: DbtGroupBuildOperator, good: Mapping[str, Mapping[str, Any]]
 ) -> list[Any]:
-    """Emit the events of built nodes and return the outlets to set; ``partition`` is the rendered argument."""
+    """Emit the events of what was built well and return the outlets to set.
+
+    :param context: Context of the calling task.
+    :param builder: The group's build task, with its arguments rendered.
+    :param good: Facts for the events by id of the node.
+    """
     from airflow_ext.events import Event, emit, partition_of
 
-    if board.index is None:
+    if not builder.emits:
         return []
-    outcomes = board.outcomes(over=True)
+    nodes = [node for unit in builder.units for node in unit.assets if node.unique_id in good]
     events = [
-        Event(
-            asset=Asset(name=node.asset),
-            extra={
-                field: value
-                for field, value in outcomes[node.unique_id].items()
-                if field in {"started", "seconds", "rows", "tests"}
-            },
-        )
-        for node in nodes
+        Event(asset=asset_of(builder.project, node), extra=dict(good[node.unique_id])) for node in nodes
     ]
-    return list(emit(context, events, alias=alias, partition=partition_of(context, partition)))
+    return list(
+        emit(context, events, alias=builder.alias, partition=partition_of(context, builder.partition))
+    )
+
+
+def asset_of(project: DbtProject, node: DbtNode) -> Asset:
+    """Return the asset of a node."""
+    name, uri = project.asset(node)
+    return Asset(name=name) if uri is None else Asset(name=name, uri=uri)

@@ -1,18 +1,22 @@
-"""``airflow-ext dbt``: make what a DAG file reads of a dbt project."""
+"""``airflow-ext dbt``: make what a DAG file reads of a dbt project, and show what it will draw."""
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-import tempfile
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_ext.exceptions import AirflowExtError, InvalidProjectError
+from airflow_ext.exceptions import InvalidProjectError
 
 if TYPE_CHECKING:
     from airflow_ext.dbt.index import DbtIndex
+    from airflow_ext.dbt.parse import Parsed
+    from airflow_ext.dbt.selection import Selection
+    from airflow_ext.dbt.units import DbtUnit, UnitPlan
+
+PARENTS_SHOWN = 4
 
 
 def index(
@@ -21,63 +25,43 @@ def index(
     profiles_dir: str | Path | None = None,
     target: str | None = None,
     adapter: str | None = None,
+    database: str | None = None,
+    schema: str | None = None,
     out: str | Path | None = None,
+    executable: str | Path | None = None,
+    selections: Sequence[Selection] = (),
+    forget: bool = False,
+    vars: Mapping[str, Any] | None = None,  # noqa: A002  # dbt's word for it
 ) -> DbtIndex:
-    """Run ``dbt parse``, put the manifest in its place as a whole and warm its index.
+    """Let dbt parse a project and resolve selections, put both in place as a whole and warm the index.
 
     :param project_dir: Folder with ``dbt_project.yml``.
     :param profiles_dir: Folder with ``profiles.yml``; ``None`` means the project's folder.
     :param target: Target of the profile; ``None`` means its default.
-    :param adapter: ``postgres`` or ``duckdb``: parse without a ``profiles.yml``, for projects that take
-        their profile from an Airflow connection.
-    :param out: Where the manifest goes; ``None`` means ``target/manifest.json`` in the project.
-    :raises InvalidProjectError: If the project cannot be parsed; dbt's own words are quoted.
+    :param adapter: Name of an adapter: parse without a ``profiles.yml``, for projects that take their profile
+        from an Airflow connection.
+    :param database: With ``adapter``, the database to build into; ``None`` leaves it open.
+    :param schema: With ``adapter``, the schema to build into; ``None`` leaves it open.
+    :param out: Path or URL where the manifest goes; ``None`` means ``target/manifest.json`` in the project.
+    :param executable: dbt of another environment; ``None`` means the installed one.
+    :param selections: Selections to resolve; those that are known already are resolved again.
+    :param forget: Resolve only the given ones.
+    :param vars: dbt's variables.
+    :raises InvalidProjectError: If the project cannot be parsed or a selection not resolved; dbt's own words
+        are quoted.
     """
-    from airflow_ext.dbt.index import write_atomically
-    from airflow_ext.dbt.process import QUIET
-    from airflow_ext.dbt.profiles import placeholder_profile, profile_name
-    from airflow_ext.dbt.project import DbtProject
-
-    project = DbtProject(project_dir=project_dir, manifest=out, profiles_dir=profiles_dir, target=target)
-    name = profile_name(project.project_dir)
-    with tempfile.TemporaryDirectory(prefix="airflow-ext-dbt-") as folder:
-        env, profiles = dict(QUIET), project.profiles_dir
-        if adapter is not None:
-            placeholder = placeholder_profile(adapter, name=name, target=target)
-            env.update(placeholder.env)
-            profiles = Path(folder)
-            (profiles / "profiles.yml").write_text(placeholder.text, encoding="utf-8")
-        result = _dbt(
-            ["parse", "--no-partial-parse", "--project-dir", project.project_dir.absolute()],
-            ["--profiles-dir", profiles.absolute(), "--target-path", f"{folder}/target"],
-            ["--log-path", f"{folder}/logs", *(["--target", target] if target else [])],
-            env=env,
-        )
-        manifest = Path(folder) / "target" / "manifest.json"
-        if result.returncode != 0 or not manifest.is_file():
-            raise InvalidProjectError(
-                f"dbt could not parse {project.project_dir}:\n{result.stdout.strip()}",
-                source=str(project.project_dir),
-            )
-        write_atomically(project.manifest, manifest.read_bytes())
-    return project.index()
-
-
-def _dbt(*arguments: list[Any], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    import os
-
-    from airflow_ext.extras import require
-
-    require("dbt.cli", extra="dbt")
-    words = [str(word) for group in arguments for word in group]
-    return subprocess.run(
-        [sys.executable, "-P", "-c", "from dbt.cli.main import cli; cli()", *words],
-        env={**os.environ, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    return _make(
+        {
+            "project_dir": project_dir,
+            "manifest": out,
+            "profiles_dir": profiles_dir,
+            "target": target,
+            "executable": executable,
+        },
+        {"adapter": adapter, "database": database, "schema": schema, "vars": vars},
+        selections=selections,
+        forget=forget,
+    ).index
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -87,30 +71,164 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         which takes the parsed arguments and returns an exit status.
     """
     group = subparsers.add_parser("dbt", help="dbt projects: make the manifest and index that draw a DAG")
-    verbs = group.add_subparsers(dest="verb", required=True)
+    verbs = group.add_subparsers(dest="verb", metavar="index|show", required=True)
+    _add_index(verbs)
+    _add_show(verbs)
+
+
+def _make(
+    project: Mapping[str, Any], settings: Mapping[str, Any], *, selections: Sequence[Selection], forget: bool
+) -> Parsed:
+    from airflow_ext.dbt.parse import ParseSettings, make_manifest
+    from airflow_ext.dbt.project import DbtProject
+
+    return make_manifest(
+        DbtProject(**project), selections=selections, settings=ParseSettings(**settings), forget=forget
+    )
+
+
+def _add_index(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser("index", help="parse a project and put its manifest and index in place")
     parser.add_argument("project_dir", help="folder with dbt_project.yml")
+    _add_selection(parser)
+    parser.add_argument("--forget", action="store_true", help="drop the selections that are not given now")
     parser.add_argument("--profiles-dir", help="folder with profiles.yml (default: the project's folder)")
     parser.add_argument("--target", help="target of the profile (default: the profile's own)")
+    parser.add_argument("--adapter", help="parse without profiles.yml, for this adapter, such as snowflake")
+    parser.add_argument("--database", help="with --adapter: the database to build into, for assets' URIs")
+    parser.add_argument("--schema", help="with --adapter: the schema to build into, for assets' URIs")
     parser.add_argument(
-        "--adapter", choices=("duckdb", "postgres"), help="parse without profiles.yml, for this adapter"
+        "--out", help="path or URL where the manifest goes (default: PROJECT_DIR/target/manifest.json)"
     )
-    parser.add_argument("--out", help="where the manifest goes (default: PROJECT_DIR/target/manifest.json)")
+    parser.add_argument(
+        "--dbt", metavar="EXECUTABLE", help="dbt of another environment (default: the installed one)"
+    )
+    parser.add_argument("--vars", help="dbt's variables, as a JSON object")
     parser.set_defaults(func=_index_command)
 
 
+def _add_show(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser("show", help="show the tasks that a project, or a selection of it, becomes")
+    parser.add_argument("project_dir", help="folder with dbt_project.yml")
+    _add_selection(parser)
+    parser.add_argument("--manifest", help="path or URL of the manifest (default: the project's own)")
+    # Not as choices: naming them here would import the domain into every command of Airflow.
+    parser.add_argument("--granularity", metavar="auto|node|folder|project", default="auto")
+    parser.add_argument("--tests", metavar="with_node|tasks|none", default="with_node")
+    parser.add_argument("--group-by", metavar="folder|tag")
+    parser.add_argument("--sources", metavar="tested|all|none", default="tested")
+    parser.add_argument("--exposures", action="store_true")
+    parser.set_defaults(func=_show_command)
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--select", nargs="+", action="extend", metavar="TERM", help="what to build")
+    parser.add_argument("--exclude", nargs="+", action="extend", metavar="TERM", help="what to leave out")
+    parser.add_argument("--selector", metavar="NAME", help="a selector of selectors.yml, instead")
+    parser.add_argument("--indirect-selection", metavar="MODE", help="which tests come with a node")
+
+
 def _index_command(args: argparse.Namespace) -> int:
-    try:
-        made = index(
-            args.project_dir,
-            profiles_dir=args.profiles_dir,
-            target=args.target,
-            adapter=args.adapter,
-            out=args.out,
-        )
-    except AirflowExtError as exc:
-        print(exc, file=sys.stderr)
-        return 1
-    tests = sum(len(node.tests) for node in made.nodes)
-    print(f"{made.project}: {len(made.nodes)} nodes with {tests} tests, indexed (dbt {made.dbt_version})")
+    from airflow_ext.dbt.selection import Selection, select_ids
+
+    selection = Selection.of(args.select, args.exclude, args.selector, args.indirect_selection)
+    made = _make(
+        {
+            "project_dir": args.project_dir,
+            "manifest": args.out,
+            "profiles_dir": args.profiles_dir,
+            "target": args.target,
+            "executable": args.dbt,
+        },
+        {
+            "adapter": args.adapter,
+            "database": args.database,
+            "schema": args.schema,
+            "vars": _variables(args.vars),
+        },
+        selections=[selection],
+        forget=args.forget,
+    )
+    print(f"{_counts(made.index)}, indexed (dbt {made.index.dbt_version})")
+    for one in made.answers.selections:
+        name = str(one.selection) if not one.selection.bare else f"default ({made.index.default_selector})"
+        print(f"  {name}: {_counts(select_ids(made.index, one.ids), name=False)}")
+    for dropped, problem in made.dropped:
+        print(f"  dropped {dropped}: {problem}")
+    for remark in made.remarks:
+        print(f"  dbt: {remark}")
     return 0
+
+
+def _variables(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        variables = json.loads(text)
+    except ValueError as exc:
+        raise InvalidProjectError(f"--vars {text!r} is not JSON: {exc}") from exc
+    if not isinstance(variables, dict):
+        raise InvalidProjectError(f'--vars {text!r}: give a JSON object, such as \'{{"day": "2026-01-31"}}\'')
+    return variables
+
+
+def _show_command(args: argparse.Namespace) -> int:
+    from airflow_ext.dbt.project import DbtProject
+    from airflow_ext.dbt.units import plan_units
+
+    project = DbtProject(project_dir=args.project_dir, manifest=args.manifest)
+    graph = project.index(args.select, args.exclude, args.selector, args.indirect_selection)
+    plan = plan_units(
+        graph,
+        granularity=args.granularity,
+        tests=args.tests,
+        group_by=args.group_by,
+        sources=args.sources,
+        exposures=args.exposures,
+    )
+    print(f"{_counts(graph)}: {_number(len(plan.units), 'task')} by {plan.granularity} ({plan.reason})")
+    for line in _tree(plan):
+        print(line)
+    return 0
+
+
+def _counts(graph: DbtIndex, *, name: bool = True) -> str:
+    tests = sum(len(node.tests) for node in graph.nodes) + len(graph.orphan_tests)
+    counts = f"{_number(len(graph.nodes), 'node')} with {_number(tests, 'test')}"
+    return f"{graph.project}: {counts}" if name else counts
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _tree(plan: UnitPlan) -> Iterator[str]:
+    groups: dict[tuple[str, ...], list[DbtUnit]] = {}
+    for unit in plan.units:
+        groups.setdefault(unit.group, []).append(unit)
+    width = max((len(unit.label) + 2 * len(unit.group) for unit in plan.units), default=0)
+    shown: set[tuple[str, ...]] = {()}
+    for group in sorted(groups):
+        for depth in range(1, len(group) + 1):
+            if group[:depth] not in shown:
+                shown.add(group[:depth])
+                yield f"{'  ' * depth}{group[depth - 1]}/"
+        indent = "  " * (len(group) + 1)
+        for unit in groups[group]:
+            yield f"{indent}{unit.label:<{width - 2 * len(group)}}  {_described(unit)}"
+
+
+def _described(unit: DbtUnit) -> str:
+    if unit.kind == "node":
+        words = [unit.nodes[0].kind]
+    elif unit.kind == "test":
+        words = ["test"]
+    else:
+        words = [_number(len(unit.nodes), "node")]
+    if unit.kind != "test" and unit.tests:
+        words.append(_number(len(unit.tests), "test"))
+    if unit.parents:
+        more = len(unit.parents) - PARENTS_SHOWN
+        named = ", ".join(unit.parents[:PARENTS_SHOWN])
+        words.append(f"after {named}{f' and {more} more' if more > 0 else ''}")
+    return "; ".join(words)

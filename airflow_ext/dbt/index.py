@@ -12,37 +12,50 @@ path pointed to before.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from airflow_ext.dbt.locations import write_atomically
 from airflow_ext.exceptions import InvalidProjectError
+
+__all__ = ["DbtIndex", "DbtNode", "DbtTest", "cache_dir", "content_key", "load_index", "write_atomically"]
 
 log = logging.getLogger(__name__)
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
+KEPT = 50
+"""Indexes kept in the cache folder: each new content of a manifest makes one."""
 
 _T = TypeVar("_T")
 
 
 class DbtNode(msgspec.Struct, frozen=True, array_like=True):
-    """One thing of a dbt project that has a task: a model, seed, snapshot, or a source with tests.
+    """One thing of a dbt project that can have a task.
 
     :param unique_id: dbt's id.
     :param name: dbt's name.
-    :param kind: dbt's resource type.
-    :param runs: Whether dbt builds it; false for sources and ephemeral models, which only have tests.
+    :param kind: dbt's resource type: model, seed, snapshot, function, source or exposure.
+    :param runs: Whether dbt builds it; false for sources and ephemeral models, which only have tests,
+        and for exposures.
     :param task_id: Id of its task inside the group.
-    :param parents: Ids of the nodes it is made from, seen through ephemeral models.
+    :param parents: Ids of the nodes it is made from, seen through nodes that are not shown.
     :param tests: Ids of the tests that are shown with it.
-    :param asset: Name of its Airflow asset; empty if dbt does not build it.
+    :param asset: Name of its Airflow asset; empty if it is no dataset that dbt builds.
+    :param tags: dbt's tags.
+    :param folder: Folders of its file, joined by ``/``: ``marts/core`` of ``models/marts/core/x.sql``, ``models``
+        at their root; ``seeds``, ``snapshots``, ``functions``, ``sources`` and ``exposures`` for these kinds; with
+        the package in front if it is not the project's own.
+    :param relation: Database, schema and identifier in the warehouse; empty parts where it has none.
+    :param sources: Ids of sources without tests that it reads.
+    :param freshness: Whether it is a source with a freshness rule.
+    :param url: Where an exposure is found.
     """
 
     unique_id: str
@@ -53,18 +66,42 @@ class DbtNode(msgspec.Struct, frozen=True, array_like=True):
     parents: tuple[str, ...]
     tests: tuple[str, ...]
     asset: str
+    tags: tuple[str, ...] = ()
+    folder: str = ""
+    relation: tuple[str, str, str] = ("", "", "")
+    sources: tuple[str, ...] = ()
+    freshness: bool = False
+    url: str = ""
+
+
+class DbtTest(msgspec.Struct, frozen=True, array_like=True):
+    """A data test or unit test.
+
+    :param unique_id: dbt's id.
+    :param task_id: Id of its task, where tests have tasks of their own.
+    :param parents: Ids of the nodes it tests.
+    :param home: Id of the node that shows it; empty if it tests nothing.
+    """
+
+    unique_id: str
+    task_id: str
+    parents: tuple[str, ...]
+    home: str
 
 
 class DbtIndex(msgspec.Struct, frozen=True, array_like=True):
-    """The graph of one manifest.
+    """The graph of one manifest, or of a selection of it.
 
     :param version: Version of this layout.
-    :param key: Hash of the manifest.
+    :param key: Hash of the manifest, and of the selection.
     :param project: Name of the dbt project.
     :param dbt_version: dbt that wrote the manifest.
     :param adapter: Adapter it was written with.
-    :param nodes: All nodes, parents before children.
-    :param orphan_tests: Tests that belong to no node.
+    :param nodes: What dbt builds or tests, parents before children.
+    :param orphan_tests: Ids of tests that belong to no node.
+    :param tests: All tests.
+    :param extras: What is shown only when asked for: sources without tests, and exposures.
+    :param default_selector: Selector that dbt takes when nothing is selected; empty if the project has none.
     """
 
     version: int
@@ -74,6 +111,9 @@ class DbtIndex(msgspec.Struct, frozen=True, array_like=True):
     adapter: str
     nodes: tuple[DbtNode, ...]
     orphan_tests: tuple[str, ...]
+    tests: tuple[DbtTest, ...] = ()
+    extras: tuple[DbtNode, ...] = ()
+    default_selector: str = ""
 
     def executed(self) -> list[str]:
         """Return the ids of everything that a whole ``dbt build`` runs."""
@@ -94,11 +134,20 @@ def cache_dir() -> Path:
     return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "airflow-ext" / "dbt"
 
 
+def content_key(content: bytes) -> str:
+    """Return the hash by which the content of a manifest is known.
+
+    :param content: The file.
+    """
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def load_index(
     manifest: Path,
     *,
     read: Callable[..., DbtIndex],
     remedy: str,
+    source: str | None = None,
     cache: Path | None = None,
 ) -> DbtIndex:
     """Return the index of a manifest, from the cache where its content is known.
@@ -106,17 +155,16 @@ def load_index(
     :param manifest: Path of a ``manifest.json``.
     :param read: Builds an index: ``read(content, key=, source=)``.
     :param remedy: What to do when there is no usable manifest, as a command.
+    :param source: What messages call the manifest; ``None`` means its path.
     :param cache: Cache folder; ``None`` means :func:`cache_dir`.
     :raises InvalidProjectError: If the manifest is missing, or cannot be read and was never readable.
     """
-    cache = cache or cache_dir()
-    ref_path = cache / f"{_hash(os.fsencode(manifest.absolute()))}.ref"
+    cache, source = cache or cache_dir(), source or str(manifest)
+    ref_path = cache / f"{content_key(os.fsencode(manifest.absolute()))}.ref"
     try:
         stat = manifest.stat()
-    except FileNotFoundError:
-        raise InvalidProjectError(
-            f"there is no dbt manifest at {manifest}; make it with: {remedy}", source=str(manifest)
-        ) from None
+    except OSError as exc:
+        raise missing_manifest(source, remedy) from exc
     ref = _decode(ref_path, _Ref)
     if ref is not None and (ref.size, ref.mtime_ns, ref.inode) == (
         stat.st_size,
@@ -126,45 +174,35 @@ def load_index(
         index = _cached(cache, ref.key)
         if index is not None:
             return index
-    content = manifest.read_bytes()
-    key = _hash(content)
+    try:
+        content = manifest.read_bytes()
+    except OSError as exc:
+        raise InvalidProjectError(f"{source} cannot be read: {exc}", source=source) from exc
+    key = content_key(content)
     index = _cached(cache, key)
     if index is None:
         try:
-            index = read(content, key=key, source=str(manifest))
+            index = read(content, key=key, source=source)
         except InvalidProjectError as exc:
             last_good = _cached(cache, ref.key) if ref is not None else None
             if last_good is None:
                 message = f"{exc}; make it anew with: {remedy}"
-                raise InvalidProjectError(message, source=str(manifest)) from exc
+                raise InvalidProjectError(message, source=source) from exc
             log.warning("%s; going on with the last good one, make it anew with: %s", exc, remedy)
             return last_good
         _write(cache / f"{key}.idx", msgspec.msgpack.encode(index))
+        _prune(cache)
     _write(ref_path, msgspec.msgpack.encode(_Ref(stat.st_size, stat.st_mtime_ns, stat.st_ino, key)))
     return index
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: readers see the old or the new content, never a part.
+def missing_manifest(source: str, remedy: str) -> InvalidProjectError:
+    """Return the error of a manifest that is not there.
 
-    :param path: File to write; missing folders are made.
-    :param content: What to write.
+    :param source: The manifest's place.
+    :param remedy: Command that makes it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return InvalidProjectError(f"there is no dbt manifest at {source}; make it with: {remedy}", source=source)
 
 
 def _cached(cache: Path, key: str) -> DbtIndex | None:
@@ -185,3 +223,14 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as exc:
         # Without a cache everything works, each parse only reads the whole manifest.
         log.info("The dbt index cannot be kept in %s: %s", path.parent, exc)
+
+
+def _prune(cache: Path) -> None:
+    made: list[tuple[float, Path]] = []
+    for path in cache.glob("*.idx"):
+        # Another process may prune at the same time.
+        with suppress(OSError):
+            made.append((path.stat().st_mtime, path))
+    for _, path in sorted(made, reverse=True)[KEPT:]:
+        with suppress(OSError):
+            path.unlink()

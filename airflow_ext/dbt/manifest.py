@@ -7,20 +7,23 @@ are decoded here; the rest is skipped by the decoder without becoming Python obj
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 
 import msgspec
 
-from airflow_ext.dbt.index import INDEX_VERSION, DbtIndex, DbtNode
+from airflow_ext.dbt.index import INDEX_VERSION, DbtIndex, DbtNode, DbtTest
+from airflow_ext.dbt.labels import labels_of
 from airflow_ext.exceptions import InvalidProjectError
 
 SCHEMA_VERSIONS = range(12, 21)
 """Manifest schemas that are understood: dbt 1.8 to 2."""
 
-RUNS = frozenset({"model", "seed", "snapshot"})
-RESERVED = frozenset({"build", "done"})
-"""Task ids that :class:`~airflow_ext.operators.dbt.DbtTaskGroup` uses itself."""
+RUNS = frozenset({"model", "seed", "snapshot", "function"})
+DATASETS = frozenset({"model", "seed", "snapshot"})
+TESTS = frozenset({"test", "unit_test"})
+_FLAT = {kind: f"{kind}s" for kind in ("seed", "snapshot", "function", "source", "exposure")}
+"""Folder of the kinds that people keep in one place."""
 
 
 class _Config(msgspec.Struct):
@@ -29,6 +32,15 @@ class _Config(msgspec.Struct):
 
 class _DependsOn(msgspec.Struct):
     nodes: list[str] = []
+
+
+class _Time(msgspec.Struct):
+    count: int | str | None = None
+
+
+class _Freshness(msgspec.Struct):
+    warn_after: _Time | None = None
+    error_after: _Time | None = None
 
 
 class _Resource(msgspec.Struct):
@@ -41,6 +53,19 @@ class _Resource(msgspec.Struct):
     attached_node: str | None = None
     config: _Config = msgspec.field(default_factory=_Config)
     depends_on: _DependsOn = msgspec.field(default_factory=_DependsOn)
+    fqn: list[str] = []
+    tags: list[str] = []
+    database: str | None = None
+    schema: str | None = None
+    alias: str | None = None
+    identifier: str | None = None
+    model: str | None = None
+    url: str | None = None
+    freshness: _Freshness | None = None
+
+
+class _Link(msgspec.Struct):
+    depends_on: _DependsOn = msgspec.field(default_factory=_DependsOn)
 
 
 class _Metadata(msgspec.Struct):
@@ -50,11 +75,22 @@ class _Metadata(msgspec.Struct):
     adapter_type: str | None = None
 
 
+class _Selector(msgspec.Struct):
+    name: str = ""
+    default: bool | str | None = False
+
+
 class _Manifest(msgspec.Struct):
     metadata: _Metadata
     nodes: dict[str, _Resource]
     sources: dict[str, _Resource] = {}
     unit_tests: dict[str, _Resource] = {}
+    functions: dict[str, _Resource] = {}
+    exposures: dict[str, _Resource] = {}
+    metrics: dict[str, _Link] = {}
+    semantic_models: dict[str, _Link] = {}
+    saved_queries: dict[str, _Link] = {}
+    selectors: dict[str, _Selector] = {}
 
 
 def read_index(content: bytes, *, key: str, source: str) -> DbtIndex:
@@ -76,66 +112,115 @@ def read_index(content: bytes, *, key: str, source: str) -> DbtIndex:
             f"v{SCHEMA_VERSIONS.start} to v{SCHEMA_VERSIONS.stop - 1}, which dbt 1.8 and later write",
             source=source,
         )
-    resources = {**manifest.nodes, **manifest.sources, **manifest.unit_tests}
     project = manifest.metadata.project_name or "dbt"
-    nodes, orphans = _nodes(resources, project=project, source=source)
+    graph = _Graph(dict(_resources(manifest)), project=project, source=source)
     return DbtIndex(
         version=INDEX_VERSION,
         key=key,
         project=project,
         dbt_version=manifest.metadata.dbt_version,
         adapter=manifest.metadata.adapter_type or "",
-        nodes=tuple(nodes),
-        orphan_tests=tuple(orphans),
+        nodes=tuple(graph.nodes(graph.shown)),
+        orphan_tests=tuple(one for one, home in graph.homes.items() if not home),
+        tests=tuple(graph.tests()),
+        extras=tuple(graph.nodes(graph.extras)),
+        default_selector=next((one.name for one in manifest.selectors.values() if one.default is True), ""),
     )
 
 
-def _is_test(resource: _Resource) -> bool:
-    return resource.resource_type in ("test", "unit_test")
+def _resources(manifest: _Manifest) -> Iterator[tuple[str, _Resource]]:
+    yield from manifest.nodes.items()
+    yield from manifest.sources.items()
+    yield from manifest.unit_tests.items()
+    yield from manifest.functions.items()
+    yield from manifest.exposures.items()
+    for group in (manifest.metrics, manifest.semantic_models, manifest.saved_queries):
+        # Shown never, but an exposure may reach its models through them.
+        for unique_id, link in group.items():
+            yield unique_id, _Resource(unique_id, unique_id, "", "link", depends_on=link.depends_on)
 
 
-def _nodes(resources: dict[str, _Resource], *, project: str, source: str) -> tuple[list[DbtNode], list[str]]:
-    order = _topological(resources, source=source)
-    position = {unique_id: at for at, unique_id in enumerate(order)}
-    tests: dict[str, list[str]] = {}
-    orphans: list[str] = []
-    for unique_id in order:
-        if not _is_test(resources[unique_id]):
-            continue
-        home = _home_of_test(resources[unique_id], resources, position)
-        if home is None:
-            orphans.append(unique_id)
-        else:
-            tests.setdefault(home, []).append(unique_id)
-    shown = [unique_id for unique_id in order if _runs(resources[unique_id]) or unique_id in tests]
-    task_ids = _task_ids([resources[unique_id] for unique_id in shown])
-    nearest: dict[str, list[str]] = {}
-    nodes = []
-    for unique_id in order:
-        resource = resources[unique_id]
-        if _is_test(resource):
-            continue
-        parents = _unique(
-            found
-            for parent in resource.depends_on.nodes
-            if parent in resources
-            for found in ([parent] if parent in task_ids else nearest[parent])
-        )
-        nearest[unique_id] = parents
-        if unique_id in task_ids:
-            nodes.append(
-                DbtNode(
-                    unique_id=unique_id,
-                    name=resource.name,
-                    kind=resource.resource_type,
-                    runs=_runs(resource),
-                    task_id=task_ids[unique_id],
-                    parents=tuple(parents),
-                    tests=tuple(tests.get(unique_id, ())),
-                    asset=_asset_name(resource, project) if _runs(resource) else "",
-                )
+class _Graph:
+    """Who is shown, under which name, and what lies above whom."""
+
+    def __init__(self, resources: dict[str, _Resource], *, project: str, source: str) -> None:
+        self.resources, self.project = resources, project
+        order = _topological(resources, source=source)
+        position = {unique_id: at for at, unique_id in enumerate(order)}
+        self.homes = {
+            unique_id: _home_of_test(resources[unique_id], resources, position)
+            for unique_id in order
+            if resources[unique_id].resource_type in TESTS
+        }
+        self.tests_at: dict[str, list[str]] = {}
+        for test, home in self.homes.items():
+            if home:
+                self.tests_at.setdefault(home, []).append(test)
+        self.shown = {one: None for one in order if _runs(resources[one]) or one in self.tests_at}
+        self.extras = {
+            one: None
+            for one in order
+            if resources[one].resource_type in ("source", "exposure") and one not in self.shown
+        }
+        self._labels = self._make_labels()
+        self._nearest: dict[str, list[str]] = {}
+        for unique_id in order:
+            if unique_id not in self.homes:
+                self._nearest[unique_id] = self._above(unique_id)
+
+    def nodes(self, ids: Iterable[str]) -> Iterator[DbtNode]:
+        """Yield nodes of the index."""
+        for unique_id in ids:
+            resource, above = self.resources[unique_id], self._nearest[unique_id]
+            yield DbtNode(
+                unique_id=unique_id,
+                name=resource.name,
+                kind=resource.resource_type,
+                runs=_runs(resource),
+                task_id=self._labels[unique_id],
+                parents=tuple(one for one in above if one in self.shown),
+                tests=tuple(self.tests_at.get(unique_id, ())),
+                asset=_asset_name(resource, self.project) if _is_dataset(resource) else "",
+                tags=tuple(resource.tags),
+                folder=_folder(resource, self.project),
+                relation=_relation(resource),
+                sources=tuple(one for one in above if one not in self.shown),
+                freshness=_has_freshness(resource),
+                url=resource.url or "",
             )
-    return nodes, orphans
+
+    def tests(self) -> Iterator[DbtTest]:
+        """Yield all tests of the index."""
+        for unique_id, home in self.homes.items():
+            above = [one for one in self._above(unique_id) if one in self.shown]
+            # A test written at a node need not read it.
+            parents = _unique([*above, home]) if home else above
+            yield DbtTest(unique_id, self._labels[unique_id], tuple(parents), home)
+
+    def _above(self, unique_id: str) -> list[str]:
+        """Return the next nodes above one, seen through what is never shown."""
+        return _unique(
+            found
+            for parent in self.resources[unique_id].depends_on.nodes
+            if parent in self.resources
+            for found in (
+                [parent] if parent in self.shown or parent in self.extras else self._nearest.get(parent, [])
+            )
+        )
+
+    def _make_labels(self) -> dict[str, str]:
+        ranked: list[list[tuple[str, str, str]]] = [[], [], [], []]
+        for unique_id in (*self.shown, *self.extras, *self.homes):
+            resource = self.resources[unique_id]
+            if unique_id in self.homes:
+                rank = 3
+            elif resource.resource_type in RUNS:
+                rank = 0 if resource.package_name == self.project else 1
+            else:
+                rank = 2
+            prefix = f"{resource.resource_type}__{resource.package_name}"
+            ranked[rank].append((unique_id, _plain_name(resource), prefix))
+        return labels_of(ranked)
 
 
 def _topological(resources: dict[str, _Resource], *, source: str) -> list[str]:
@@ -153,32 +238,27 @@ def _runs(resource: _Resource) -> bool:
     return resource.resource_type in RUNS and resource.config.materialized != "ephemeral"
 
 
-def _home_of_test(test: _Resource, resources: dict[str, _Resource], position: dict[str, int]) -> str | None:
+def _is_dataset(resource: _Resource) -> bool:
+    return _runs(resource) and resource.resource_type in DATASETS
+
+
+def _home_of_test(test: _Resource, resources: dict[str, _Resource], position: dict[str, int]) -> str:
     """Return the node that shows a test: the one it is written at, else its last parent to be built."""
     if test.attached_node in resources:
-        return test.attached_node
+        return test.attached_node or ""
     parents = [parent for parent in test.depends_on.nodes if parent in resources]
-    return max(parents, key=position.__getitem__, default=None)
-
-
-def _task_ids(resources: list[_Resource]) -> dict[str, str]:
-    names = {resource.unique_id: _plain_name(resource) for resource in resources}
-    counts: dict[str, int] = {}
-    for name in names.values():
-        counts[name] = counts.get(name, 0) + 1
-    for resource in resources:
-        name = names[resource.unique_id]
-        if counts[name] > 1 or name in RESERVED:
-            names[resource.unique_id] = f"{resource.resource_type}__{resource.package_name}__{name}"
-    return names
+    return max(parents, key=position.__getitem__, default="")
 
 
 def _plain_name(resource: _Resource) -> str:
     name = _versioned_name(resource)
     if resource.resource_type == "source":
-        name = f"source__{resource.source_name}__{name}"
-    # Airflow allows letters of any script, digits, dots, dashes and underscores in a task id.
-    return re.sub(r"[^\w.-]", "_", name)
+        return f"source__{resource.source_name}__{name}"
+    if resource.resource_type == "exposure":
+        return f"exposure__{name}"
+    if resource.resource_type == "unit_test" and resource.model:
+        return f"{resource.model}__{name}"
+    return name
 
 
 def _asset_name(resource: _Resource, project: str) -> str:
@@ -189,6 +269,28 @@ def _asset_name(resource: _Resource, project: str) -> str:
 
 def _versioned_name(resource: _Resource) -> str:
     return resource.name if resource.version is None else f"{resource.name}_v{resource.version}"
+
+
+def _folder(resource: _Resource, project: str) -> str:
+    folders = [_FLAT[resource.resource_type]] if resource.resource_type in _FLAT else _model_folders(resource)
+    package = [] if resource.package_name == project else [resource.package_name]
+    return "/".join([*package, *(folders or ["models"])])
+
+
+def _model_folders(resource: _Resource) -> list[str]:
+    # dbt: package, folders, name, and the version if there is one.
+    return resource.fqn[1 : -1 if resource.version is None else -2]
+
+
+def _relation(resource: _Resource) -> tuple[str, str, str]:
+    identifier = resource.alias or resource.identifier or resource.name
+    return resource.database or "", resource.schema or "", identifier
+
+
+def _has_freshness(resource: _Resource) -> bool:
+    rule = resource.freshness
+    limits = (rule.warn_after, rule.error_after) if rule is not None else ()
+    return any(limit is not None and limit.count is not None for limit in limits)
 
 
 def _unique(values: Iterable[str]) -> list[str]:

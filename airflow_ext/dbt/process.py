@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from airflow_ext.dbt.child import EventReader
 
 _CHILD = Path(__file__).with_name("child.py")
 
@@ -26,46 +28,70 @@ QUIET = {
 }
 """No telemetry, no question to a server about newer versions, log lines fit for a task log."""
 
+JSON_LOG = ("--log-format", "json", "--log-level", "debug")
+"""What makes a dbt of another environment tell of its nodes; they are events of level debug."""
 
-_TIME = re.compile(r"^\d\d:\d\d:\d\d\s*")
+_OURS = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
+"""Variables that would give a program of another environment the modules of this one."""
+
+_TIME = re.compile(r"^\d\d:\d\d:\d\d {0,2}")
 """Time of day before dbt's log lines; a task log has its own."""
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class DbtProcess:
-    """Start dbt in a new interpreter and hand on what it says.
+    """Start dbt in a process group of its own and hand on what it says.
 
     :param args: dbt's arguments, beginning with the command.
     :param env: Variables for dbt in addition to this process' own; the place for secrets.
     :param cwd: Folder to run in.
+    :param executable: Path of the dbt program of another environment, which gets this environment's variables but
+        not its Python path; ``None`` runs the dbt of this environment.
+    :param debug: Hand on another environment's log lines of level debug too.
     """
 
-    def __init__(self, args: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> None:
+    def __init__(
+        self,
+        args: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        executable: str | None = None,
+        debug: bool = False,
+    ) -> None:
+        self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._events = EventReader(self._messages.put)
+        self._levels = {"info", "warn", "error", *(["debug"] if debug else [])}
+        environment = {**os.environ, **QUIET, **env}
+        if executable is not None:
+            for name in _OURS:
+                environment.pop(name, None)
+            # Without site packages the watcher starts in a few milliseconds.
+            words = ["-P", "-E", "-S", str(_CHILD), "watch", executable, *args, *JSON_LOG]
+            self._process = self._start(words, environment, cwd)
+            self._readers = [self._reader(self._read_json, self._process.stdout)]
+            return
         read_fd, write_fd = os.pipe()
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_CHILD), str(write_fd), *args],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(write_fd,),
-                env={**os.environ, **QUIET, **env},
-                cwd=cwd,
-                start_new_session=True,
-            )
+            words = ["-P", str(_CHILD), str(write_fd), *args]
+            self._process = self._start(words, environment, cwd, write_fd)
+        except BaseException:
+            os.close(read_fd)
+            raise
         finally:
             os.close(write_fd)
-        self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._readers = [
-            threading.Thread(target=self._read_events, args=(os.fdopen(read_fd, "rb"),), daemon=True),
-            threading.Thread(target=self._read_log, args=(self._process.stdout,), daemon=True),
+            self._reader(self._read_events, os.fdopen(read_fd, "rb")),
+            self._reader(self._read_log, self._process.stdout),
         ]
-        for reader in self._readers:
-            reader.start()
 
     def messages(self, *, tick: float) -> Iterator[dict[str, Any]]:
-        """Yield ``{"log": line}``, ``{"node": record}`` and ``{"end": ...}`` until dbt has ended.
+        """Yield what dbt tells, until it has ended; one key per message.
 
-        An empty message comes after ``tick`` seconds of silence.
+        ``log`` is a line, ``node`` a record, ``warning`` a text, ``output`` a text that the command was asked for,
+        ``end`` how it went (this environment's dbt), ``error`` a text and ``problem`` the error that ended dbt (another
+        environment's). An empty message comes after ``tick`` seconds of silence.
 
         :param tick: Seconds.
         """
@@ -74,6 +100,9 @@ class DbtProcess:
             try:
                 message = self._messages.get(timeout=tick)
             except queue.Empty:
+                if self._process.poll() is not None:
+                    # What dbt has started and left running would keep the channels open for ever.
+                    self._signal(signal.SIGKILL)
                 yield {}
                 continue
             if message is None:
@@ -82,6 +111,11 @@ class DbtProcess:
                 yield message
         self._process.wait()
         self._close()
+
+    @property
+    def pid(self) -> int:
+        """Number of the process that leads dbt's process group."""
+        return self._process.pid
 
     @property
     def returncode(self) -> int | None:
@@ -104,6 +138,32 @@ class DbtProcess:
             self._process.wait(timeout=1)
         self._close()
 
+    def _start(
+        self, words: Sequence[str], env: Mapping[str, str], cwd: Path, *inherited: int
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=inherited,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+        )
+
+    def _reader(self, target: Callable[[IO[bytes]], None], stream: Any) -> threading.Thread:
+        reader = threading.Thread(target=self._read, args=(target, stream), daemon=True)
+        reader.start()
+        return reader
+
+    def _read(self, target: Callable[[IO[bytes]], None], stream: IO[bytes]) -> None:
+        try:
+            with stream:
+                target(stream)
+        finally:
+            self._messages.put(None)
+
     def _close(self) -> None:
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -117,17 +177,52 @@ class DbtProcess:
             os.killpg(self._process.pid, number)
 
     def _read_events(self, stream: IO[bytes]) -> None:
-        with stream:
-            for line in stream:
-                # Only a killed child leaves a broken last line.
-                with contextlib.suppress(ValueError):
-                    self._messages.put(json.loads(line))
-        self._messages.put(None)
+        for line in stream:
+            # Only a killed child leaves a broken last line.
+            with contextlib.suppress(ValueError):
+                self._messages.put(json.loads(line))
 
     def _read_log(self, stream: IO[bytes]) -> None:
-        with stream:
-            for line in stream:
-                text = _TIME.sub("", line.decode(errors="replace").rstrip())
-                if text:
-                    self._messages.put({"log": text})
-        self._messages.put(None)
+        for line in stream:
+            self._log(_TIME.sub("", line.decode(errors="replace")))
+
+    def _read_json(self, stream: IO[bytes]) -> None:
+        for line in stream:
+            text = line.decode(errors="replace")
+            try:
+                event = json.loads(text)
+                info, data = event["info"], event.get("data") or {}
+                name, level, said = info.get("name"), str(info["level"]).lower(), str(info.get("msg") or "")
+            except (ValueError, TypeError, KeyError, AttributeError):
+                # Not an event: what a library or the shell of a wrapper script prints.
+                self._log(text)
+                continue
+            said = _COLOURS.sub("", said)
+            if level in self._levels:
+                for part in said.splitlines():
+                    self._log(part)
+            if isinstance(data, dict):
+                self._take(str(name), level, said, data)
+
+    def _take(self, name: str, level: str, said: str, data: Mapping[str, Any]) -> None:
+        unique_id = (data.get("node_info") or {}).get("unique_id")
+        if name == "NodeStart" and unique_id:
+            self._events.started(unique_id)
+        elif name == "NodeFinished" and unique_id:
+            self._events.finished(data)
+        elif name == "GenericExceptionOnRun":
+            self._events.raised(str(data.get("unique_id")), str(data.get("exc") or ""))
+        elif name == "PrintEvent":
+            self._events.printed(str(data.get("msg") or ""))
+        elif name == "ShowNode":
+            self._events.printed(str(data.get("preview") or ""))
+        if level == "warn":
+            self._events.warned(name, said)
+        elif name == "MainEncounteredError":
+            self._messages.put({"problem": str(data.get("exc") or said)})
+        elif level == "error":
+            self._messages.put({"error": said})
+
+    def _log(self, line: str) -> None:
+        if text := line.rstrip():
+            self._messages.put({"log": text})

@@ -1,21 +1,39 @@
 """What became of the nodes of a build, over all its tries.
 
-dbt tells of models and tests one by one. People look at nodes, so tests are folded into the node they
-belong to: a node is done when it and its tests are, and its state is the worst of theirs.
+dbt tells of models and tests one by one. People look at tasks, so tests are folded into the node they
+belong to, and nodes into their unit (a node, a test or a folder): a unit is done when all of it is,
+and its state is the worst of theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from airflow_ext.dbt.index import DbtIndex, DbtNode
+from airflow_ext.dbt.units import DbtUnit
 
 GOOD = frozenset({"success", "pass", "warn", "reused", "no-op"})
 BAD = frozenset({"error", "fail", "runtime error", "partial success"})
 
 MESSAGE_LIMIT = 2_000
 """Characters kept of one message of dbt."""
+SQL_LIMIT = 4_000
+"""Characters kept of one compiled query."""
+FAILURE_LIMIT = 20
+"""Failures of one unit that are told one by one."""
+
+_KINDS_OF: Mapping[str, frozenset[str]] = {
+    "build": frozenset({"model", "seed", "snapshot", "test", "unit_test", "function"}),
+    "run": frozenset({"model"}),
+    "seed": frozenset({"seed"}),
+    "snapshot": frozenset({"snapshot"}),
+    "test": frozenset({"test", "unit_test"}),
+}
+_TEST_PREFIXES = ("test.", "unit_test.")
 
 
 class NodeRecord(TypedDict, total=False):
@@ -26,43 +44,80 @@ class NodeRecord(TypedDict, total=False):
     started: str
     message: str
     rows: int
+    bytes: int
     failures: int
+    compiled: str
+    max_loaded_at: str
+    age: float
+
+
+_RECORD_FIELDS = tuple(name for name in NodeRecord.__annotations__ if name not in ("status", "message"))
+_FACTS = ("started", "seconds", "rows", "bytes")
+
+
+class Failure(TypedDict, total=False):
+    """One id that ended badly, as people are told.
+
+    ``rows`` are the rows that failed a test, ``compiled`` is the query.
+    """
+
+    id: str
+    status: str
+    message: str
+    rows: int
+    compiled: str
+
+
+NodeLine = list[Any]
+"""``[id, status, started, seconds, rows, {test status: count}]`` of one node; what is not known is ``None``."""
 
 
 class Outcome(TypedDict, total=False):
-    """The settled state of one node with its tests, as node tasks read it."""
+    """The settled state of one unit, as node tasks and the page read it."""
 
     state: Literal["success", "failed", "skipped"]
-    message: str
-    started: str
-    seconds: float
-    rows: int
-    tests: dict[str, int]
+    nodes: list[NodeLine]
+    failures: list[Failure]
 
 
 class NodeBoard:
-    """Collect records and say what they mean for each node.
+    """Collect records and say what they mean for each unit.
 
     :param index: The graph; ``None`` when only dbt's own ids are of interest.
     :param records: Records of earlier tries. What went badly is forgotten: it is about to run again, and
         must not be told as this try's result.
+    :param command: dbt's command, which decides what there is to do.
+    :param without: Kinds that are not run, such as ``test``.
+    :param keep_failed_tests: Failed tests of earlier tries stand, and what is below them is not run.
     """
 
-    def __init__(self, index: DbtIndex | None, records: Mapping[str, NodeRecord] | None = None) -> None:
+    def __init__(
+        self,
+        index: DbtIndex | None,
+        records: Mapping[str, NodeRecord] | None = None,
+        *,
+        command: str = "build",
+        without: Iterable[str] = (),
+        keep_failed_tests: bool = False,
+    ) -> None:
         self.index = index
+        self.keep_failed_tests = keep_failed_tests
+        self._kinds = _KINDS_OF[command] - set(without)
         self.records: dict[str, NodeRecord] = {
-            unique_id: record for unique_id, record in (records or {}).items() if record["status"] in GOOD
+            unique_id: record
+            for unique_id, record in (records or {}).items()
+            if record["status"] in GOOD or (keep_failed_tests and _is_failed_test(unique_id, record))
         }
         self.changes = 0
 
     def add(self, message: Mapping[str, Any]) -> None:
-        """Take in a ``node`` message of the child process."""
+        """Take in a ``node`` message of the dbt process."""
         record = NodeRecord(status=str(message["status"]).lower())
         if text := str(message.get("message") or ""):
             record["message"] = text[:MESSAGE_LIMIT]
-        for field in ("seconds", "started", "rows", "failures"):
+        for field in _RECORD_FIELDS:
             if message.get(field) is not None:
-                record[field] = message[field]
+                record[field] = message[field]  # type: ignore[literal-required]  # the names are the record's own
         self.records[message["id"]] = record
         self.changes += 1
 
@@ -70,45 +125,96 @@ class NodeBoard:
         """Return the ids of everything that failed, tests included."""
         return sorted(unique_id for unique_id, record in self.records.items() if record["status"] in BAD)
 
-    def built(self) -> list[DbtNode]:
-        """Return the nodes that were really built, tests not considered."""
+    def warned(self) -> list[str]:
+        """Return the ids that ended with a warning."""
+        return sorted(unique_id for unique_id, record in self.records.items() if record["status"] == "warn")
+
+    def good(self) -> dict[str, dict[str, Any]]:
+        """Return the nodes that were really built and whose tests, as far as they ran, went well.
+
+        :return: By id what is known of the build: ``started``, ``seconds``, ``rows``, ``bytes``, and ``tests`` as counts
+            by status.
+        """
+        found = {}
+        for node in self.index.nodes if self.index is not None else ():
+            if not node.runs or self._state(node, node.tests, over=True) != "success":
+                continue
+            own = self.records.get(node.unique_id, NodeRecord())
+            facts: dict[str, Any] = {name: value for name, value in own.items() if name in _FACTS}
+            if tests := self._test_counts(node.tests):
+                facts["tests"] = tests
+            found[node.unique_id] = facts
+        return found
+
+    def work(self) -> list[str]:
+        """Return the ids of everything that the whole command runs."""
         if self.index is None:
             return []
-        return [
-            node
-            for node in self.index.nodes
-            if node.runs and self.records.get(node.unique_id, {}).get("status") in GOOD
-        ]
+        return [unique_id for unique_id in self.index.executed() if unique_id.split(".")[0] in self._kinds]
 
     def remaining(self) -> list[str]:
-        """Return the ids that a next try has to run: all of a whole build but those that went well."""
-        if self.index is None:
-            return []
+        """Return the ids that a next try has to run: all of the work but what stands."""
+        blocked = self._blocked()
         return [
             unique_id
-            for unique_id in self.index.executed()
-            if self.records.get(unique_id, {}).get("status") not in GOOD
+            for unique_id in self.work()
+            if unique_id not in blocked
+            and self.records.get(unique_id, {}).get("status") not in GOOD
+            and not self._stands(unique_id)
         ]
+
+    def worth_retrying(self) -> bool:
+        """Tell whether a next try would run anything, after this one went badly."""
+        failed = self.failed()
+        return (
+            not self.keep_failed_tests
+            or not failed
+            or bool(self.remaining())
+            or not all(unique_id.startswith(_TEST_PREFIXES) for unique_id in failed)
+        )
 
     def uncovered_failures(self) -> list[str]:
         """Return failed ids that no node shows, such as hooks and tests of nothing."""
         if self.index is None:
             return self.failed()
-        shown = {node.unique_id for node in self.index.nodes}
+        shown = {node.unique_id for node in (*self.index.nodes, *self.index.extras)}
         shown.update(test for node in self.index.nodes for test in node.tests)
         return [unique_id for unique_id in self.failed() if unique_id not in shown]
 
-    def outcomes(self, *, over: bool) -> dict[str, Outcome]:
-        """Return the settled nodes by id.
+    def outcomes(self, units: Sequence[DbtUnit], *, over: bool) -> dict[str, Outcome]:
+        """Return the settled units by label.
 
-        :param over: dbt came to an end: a test without a result will not get one any more.
+        :param units: Parents before children.
+        :param over: dbt came to an end: what has no result will not get one any more.
         """
-        outcomes = {}
-        for node in self.index.nodes if self.index is not None else ():
-            outcome = self._outcome(node, over=over)
+        outcomes: dict[str, Outcome] = {}
+        for unit in units:
+            outcome = self._outcome(unit, over=over)
+            if outcome is None and over and not self._has_work(unit):
+                # An exposure or a source without tests has no state but that of what it stands on.
+                good = all(outcomes.get(up, {}).get("state") == "success" for up in unit.parents)
+                lines = [[node.unique_id, None, None, None, None, None] for node in unit.nodes]
+                outcome = Outcome(state="success" if good else "skipped", nodes=lines)
             if outcome is not None:
-                outcomes[node.unique_id] = outcome
+                outcomes[unit.label] = outcome
         return outcomes
+
+    def failures(self, ids: Iterable[str]) -> list[Failure]:
+        """Return what is to be told of ids that ended badly."""
+        told = []
+        for unique_id in ids:
+            record = self.records[unique_id]
+            failure = Failure(id=unique_id, status=record["status"])
+            if "message" in record:
+                failure["message"] = record["message"]
+            if "failures" in record:
+                failure["rows"] = record["failures"]
+            if "compiled" in record:
+                failure["compiled"] = record["compiled"][:SQL_LIMIT]
+            told.append(failure)
+            if len(told) == FAILURE_LIMIT:
+                break
+        return told
 
     def explain(self, ids: Iterable[str]) -> str:
         """Return dbt's messages for ids, one paragraph each."""
@@ -117,59 +223,148 @@ class NodeBoard:
             for unique_id in ids
         )
 
-    def stored(self) -> dict[str, Any]:
-        """Return the records without messages and, for tests, without more than the status."""
-        return {
-            unique_id: {
-                field: value
-                for field, value in record.items()
-                if field == "status"
-                or (field != "message" and not unique_id.startswith(("test.", "unit_test.")))
-            }
+    def packed(self) -> str:
+        """Return the records as text for :func:`unpacked`, without what only people read."""
+        columns: list[list[Any]] = [list(self.records)]
+        columns.append([record["status"] for record in self.records.values()])
+        # Of a test the status is enough.
+        built = {
+            unique_id: {} if unique_id.startswith(_TEST_PREFIXES) else record
             for unique_id, record in self.records.items()
         }
+        columns += [[record.get(field) for record in built.values()] for field in _FACTS]
+        # A task's state store takes 64 KB per value: thousands of nodes only fit by columns and compressed.
+        text = json.dumps(columns, separators=(",", ":"))
+        return base64.b85encode(zlib.compress(text.encode(), level=6)).decode()
 
-    def _outcome(self, node: DbtNode, *, over: bool) -> Outcome | None:
+    def _stands(self, unique_id: str) -> bool:
+        record = self.records.get(unique_id)
+        return self.keep_failed_tests and record is not None and _is_failed_test(unique_id, record)
+
+    def _blocked(self) -> set[str]:
+        """Return the ids below nodes whose failed tests stand."""
+        if self.index is None or not self.keep_failed_tests:
+            return set()
+        bad = {node.unique_id for node in self.index.nodes if any(map(self._stands, node.tests))}
+        blocked: set[str] = set()
+        for node in self.index.nodes:
+            if blocked.union(bad).intersection(node.parents):
+                blocked.add(node.unique_id)
+        return blocked | {
+            test for node in self.index.nodes if node.unique_id in blocked for test in node.tests
+        }
+
+    def _test_counts(self, tests: Iterable[str]) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for test in tests:
+            if test in self.records:
+                status = self.records[test]["status"]
+                counts[status] = counts.get(status, 0) + 1
+        return counts
+
+    def _has_work(self, unit: DbtUnit) -> bool:
+        return any(node.runs or node.unique_id in self.records for node in unit.nodes) or bool(unit.tests)
+
+    def _state(
+        self, node: DbtNode, tests: Sequence[str], *, over: bool
+    ) -> Literal["success", "failed", "skipped"] | None:
         own = self.records.get(node.unique_id)
         status = own["status"] if own is not None else None
-        tests = {test: self.records[test]["status"] for test in node.tests if test in self.records}
-        bad_tests = [test for test, result in tests.items() if result in BAD]
+        results = [self.records[test]["status"] for test in tests if test in self.records]
         if node.runs and status is None:
             return None
-        if len(tests) < len(node.tests) and not over and status not in BAD:
+        if len(results) < len(tests) and not over and status not in BAD:
             return None
-        outcome = Outcome(state="success")
-        if status in BAD or bad_tests:
+        if status in BAD or BAD.intersection(results):
             # A failing unit test comes before its model, which dbt then skips: still a failure.
-            outcome["state"] = "failed"
-            outcome["message"] = self.explain([*([node.unique_id] if status in BAD else []), *bad_tests])
-        elif status == "skipped" or (not node.runs and tests and set(tests.values()) == {"skipped"}):
-            outcome["state"] = "skipped"
-        elif not node.runs and not tests:
+            return "failed"
+        if status == "skipped" or (status is None and results and set(results) == {"skipped"}):
+            return "skipped"
+        return None if status is None and not results else "success"
+
+    def _outcome(self, unit: DbtUnit, *, over: bool) -> Outcome | None:
+        shown = set(unit.tests)
+        lines: list[NodeLine] = []
+        states, bad = [], []
+        for node in unit.nodes:
+            tests = [test for test in node.tests if test in shown]
+            shown.difference_update(tests)
+            state = self._state(node, tests, over=over)
+            if state is None:
+                if not over and (node.runs or tests):
+                    return None
+                continue
+            states.append(state)
+            own = self.records.get(node.unique_id, NodeRecord(status=""))
+            lines.append(
+                [
+                    node.unique_id,
+                    own["status"] or state,
+                    *(own.get(field) for field in ("started", "seconds", "rows")),
+                    self._test_counts(tests) or None,
+                ]
+            )
+            bad += [name for name in (node.unique_id, *tests) if name in self.records and self._is_bad(name)]
+        for test in unit.tests:
+            if test not in shown:
+                continue
+            record = self.records.get(test)
+            if record is None:
+                if not over:
+                    return None
+                continue
+            status = record["status"]
+            states.append("failed" if status in BAD else "skipped" if status == "skipped" else "success")
+            lines.append([test, status, record.get("started"), record.get("seconds"), None, None])
+            bad += [test] if status in BAD else []
+        if not states:
             return None
-        if own is not None:
-            for field in ("started", "seconds", "rows"):
-                if field in own:
-                    outcome[field] = own[field]
-        if tests:
-            counts = outcome.setdefault("tests", {})
-            for result in tests.values():
-                counts[result] = counts.get(result, 0) + 1
+        worst = next((state for state in ("failed", "skipped") if state in states), "success")
+        outcome = Outcome(state=worst, nodes=lines)  # type: ignore[typeddict-item]  # one of the three
+        if bad:
+            outcome["failures"] = self.failures(bad)
         return outcome
 
+    def _is_bad(self, unique_id: str) -> bool:
+        return self.records[unique_id]["status"] in BAD
 
-def describe(unique_id: str, outcome: Outcome) -> str:
+
+def unpacked(text: str) -> dict[str, NodeRecord]:
+    """Return the records that :meth:`NodeBoard.packed` wrote."""
+    ids, statuses, *facts = json.loads(zlib.decompress(base64.b85decode(text)))
+    records = {unique_id: NodeRecord(status=status) for unique_id, status in zip(ids, statuses, strict=True)}
+    for field, values in zip(_FACTS, facts, strict=True):
+        for record, value in zip(records.values(), values, strict=True):
+            if value is not None:
+                record[field] = value  # type: ignore[literal-required]  # the names are the record's own
+    return records
+
+
+def describe(label: str, outcome: Outcome) -> str:
     """Return an outcome as lines for a log.
 
-    :param unique_id: The node.
+    :param label: The unit.
     :param outcome: Its outcome.
     """
-    facts = [f"{unique_id}: {outcome['state']}"]
-    if "started" in outcome:
-        facts.append(f"started {outcome['started']}, took {outcome.get('seconds', 0):.2f} s")
-    if "rows" in outcome:
-        facts.append(f"{outcome['rows']} rows")
-    if outcome.get("tests"):
-        facts.append("tests: " + ", ".join(f"{count} {state}" for state, count in outcome["tests"].items()))
-    text = "; ".join(facts)
-    return f"{text}\n{outcome['message']}" if outcome.get("message") else text
+    lines = outcome.get("nodes", [])
+    text = [] if len(lines) == 1 else [f"{label}: {outcome['state']}, {len(lines)} nodes"]
+    for unique_id, status, started, seconds, rows, tests in lines:
+        # A node that went well is failed by its tests.
+        facts = [f"{unique_id}: {status if len(lines) > 1 else outcome['state']}"]
+        if started:
+            facts.append(f"started {started}, took {seconds or 0:.2f} s")
+        if rows is not None:
+            facts.append(f"{rows} rows")
+        if tests:
+            facts.append("tests: " + ", ".join(f"{count} {status}" for status, count in tests.items()))
+        text.append("; ".join(facts))
+    for failure in outcome.get("failures", []):
+        rows_text = f" ({failure['rows']} failing rows)" if failure.get("rows") else ""
+        text.append(f"{failure['id']}{rows_text}: {failure.get('message') or failure['status']}")
+        if failure.get("compiled"):
+            text.append(f"Compiled SQL of {failure['id']}:\n{failure['compiled'].strip()}")
+    return "\n".join(text)
+
+
+def _is_failed_test(unique_id: str, record: NodeRecord) -> bool:
+    return unique_id.startswith(_TEST_PREFIXES) and record["status"] in BAD

@@ -1,17 +1,17 @@
-"""End the node tasks of a dbt group in the triggerer, from what the build task tells.
+"""End the unit tasks of a dbt group in the triggerer, from what the build task tells.
 
-All node tasks of a run are fed by one reader: per half second it asks for the build task's state and, while that
-runs, for the one XCom that holds the nodes. The order matters: a state read first can never be newer than
-the nodes read after it.
+All of a run are fed by one reader: per half second it asks for the build task's state and, while that
+runs, for the one XCom that holds the nodes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.triggers.base import (
     BaseTrigger,
@@ -22,133 +22,22 @@ from airflow.triggers.base import (
 )
 
 from airflow_ext.dbt.results import Outcome, describe
-from airflow_ext.exceptions import StoreUnavailableError
+from airflow_ext.triggers import _dbt_reader as reader
+from airflow_ext.triggers._dbt_batch import ClearedReading, ClearedView, Decision, UnitTask, decide
+from airflow_ext.triggers._dbt_reader import (
+    ENDED,
+    FINISHED,
+    NODES_KEY,
+    BuildReading,
+    BuildView,
+    SharedReader,
+    read_states,
+)
 
-NODES_KEY = "airflow_ext_dbt_nodes"
-"""XCom of the build task: ``{"try", "last", "ended", "started", "at", "nodes"}``."""
+__all__ = ["NODES_KEY", "WAIT_LIMIT", "DbtDoneTrigger", "DbtNodeTrigger"]
 
 WAIT_LIMIT = timedelta(days=7)
-"""How long a node task waits for its build; also tells a trigger when its task instance began."""
-
-POLL = 0.5
-ASK_TIMEOUT = 30.0
-PATIENCE = 60
-"""Reads that may fail in a row, and half of the reads that may not find the build task."""
-
-ENDED = frozenset({"success", "failed"})
-FINISHED = ENDED | {"skipped", "upstream_failed", "removed"}
-
-
-@dataclass(frozen=True)
-class BuildView:
-    """What was read of a build task.
-
-    :param state: State of its task instance; ``none`` before it is scheduled, ``missing`` when there is
-        no such task instance.
-    :param payload: Its XCom, empty when there is none.
-    """
-
-    state: str
-    payload: dict[str, Any] = field(default_factory=dict)
-
-
-async def _ask(message: Any) -> Any:
-    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
-
-    return await asyncio.wait_for(SUPERVISOR_COMMS.asend(message), timeout=ASK_TIMEOUT)
-
-
-async def read_states(dag_id: str, run_id: str, task_ids: list[str]) -> dict[str, str]:
-    """Return the states of some tasks of one run; tasks that have no instance are left out."""
-    from airflow.sdk.execution_time.comms import GetTaskStates
-
-    answer = await _ask(GetTaskStates(dag_id=dag_id, task_ids=task_ids, run_ids=[run_id]))
-    found = getattr(answer, "task_states", None)
-    if found is None:
-        raise StoreUnavailableError(f"Airflow did not answer with task states: {answer!r}", service="Airflow")
-    return {name: str(state or "none") for name, state in found.get(run_id, {}).items()}
-
-
-async def read_build(dag_id: str, run_id: str, build_task_id: str) -> BuildView:
-    """Return state and nodes of a build task."""
-    states = await read_states(dag_id, run_id, [build_task_id])
-    state = states.get(build_task_id, "missing")
-    if state not in {"running", "up_for_retry", *ENDED}:
-        # What is there is of an earlier run of the task, if of any.
-        return BuildView(state)
-    from airflow.sdk.execution_time.xcom import XCom
-
-    read = XCom.aget_one(key=NODES_KEY, dag_id=dag_id, task_id=build_task_id, run_id=run_id)
-    payload = await asyncio.wait_for(read, timeout=ASK_TIMEOUT)
-    return BuildView(state, payload if isinstance(payload, dict) else {})
-
-
-class _SharedReader:
-    """One poll loop for everybody who waits for the same build task of the same run."""
-
-    _all: ClassVar[dict[tuple[int, str, str, str], _SharedReader]] = {}
-
-    def __init__(self, dag_id: str, run_id: str, build_task_id: str) -> None:
-        self._subject = (dag_id, run_id, build_task_id)
-        self._waiters = 0
-        self._view: BuildView | None = None
-        self._changed = asyncio.Condition()
-        self._task: asyncio.Task[None] | None = None
-
-    @classmethod
-    async def views(cls, dag_id: str, run_id: str, build_task_id: str) -> AsyncIterator[BuildView]:
-        """Yield the present view and every change of it.
-
-        :raises StoreUnavailableError: If Airflow cannot be read for long.
-        """
-        key = (id(asyncio.get_running_loop()), dag_id, run_id, build_task_id)
-        reader = cls._all.get(key)
-        if reader is None:
-            reader = cls._all[key] = cls(dag_id, run_id, build_task_id)
-        reader._waiters += 1
-        if reader._task is None:
-            reader._task = asyncio.create_task(reader._poll())
-        try:
-            seen: BuildView | None = None
-            while True:
-                async with reader._changed:
-                    while reader._view is seen and not reader._task.done():
-                        await reader._changed.wait()
-                if reader._view is seen or reader._view is None:
-                    reader._task.result()
-                    raise StoreUnavailableError("the reader of the build task ended", service="Airflow")
-                seen = reader._view
-                yield seen
-        finally:
-            reader._waiters -= 1
-            if reader._waiters == 0:
-                cls._all.pop(key, None)
-                reader._task.cancel()
-
-    async def _poll(self) -> None:
-        try:
-            failures = absent = 0
-            while True:
-                try:
-                    view = await read_build(*self._subject)
-                except Exception as exc:  # whatever it was, it is tried again, then told
-                    failures += 1
-                    if failures >= PATIENCE:
-                        raise StoreUnavailableError(
-                            f"the build task could not be read {failures} times: {exc!r}", service="Airflow"
-                        ) from exc
-                    await asyncio.sleep(POLL * min(failures, 10))
-                    continue
-                failures = 0
-                absent = absent + 1 if view.state == "missing" else 0
-                if view != self._view and (view.state != "missing" or absent > 2 * PATIENCE):
-                    async with self._changed:
-                        self._view = view
-                        self._changed.notify_all()
-                await asyncio.sleep(POLL)
-        finally:
-            async with self._changed:
-                self._changed.notify_all()
+"""How long a task of a group waits for its build; also tells a trigger when its task instance began."""
 
 
 class _BuildTrigger(BaseTrigger):
@@ -165,8 +54,9 @@ class _BuildTrigger(BaseTrigger):
         # The triggerer sets one before it calls run(); it is of a class that is not public.
         return self.task_instance
 
-    def _views(self) -> AsyncIterator[BuildView]:
-        return _SharedReader.views(self._ti.dag_id, self._ti.run_id, self.build_task_id)
+    def _views(self) -> AsyncGenerator[BuildView]:
+        subject = (self._ti.dag_id, self._ti.run_id, self.build_task_id)
+        return SharedReader.views(("build", *subject), BuildReading(*subject), interval=reader.POLL)
 
     def _since(self) -> float:
         """Return when this try of the task began, 0 for the first one, to which all results belong."""
@@ -178,53 +68,78 @@ class _BuildTrigger(BaseTrigger):
         """Tell whether the build was over before this try began: a user cleared the task without the build."""
         return view.state in ENDED and self._ti.try_number > 1 and view.payload.get("at", 0.0) < self._since()
 
-    async def _upstream_ended(self, *, transitive: bool) -> dict[str, str]:
-        """Wait until the tasks above this one within its group are finished and return their states."""
-        task = self._ti.task
-        prefix = self._ti.task_id.rpartition(".")[0] + "."
-        above, fresh = set(), set(task.upstream_task_ids)
-        while fresh:
-            above |= fresh
-            parents = {up for name in fresh for up in task.dag.task_dict[name].upstream_task_ids}
-            fresh = parents - above if transitive else set()
-        names = sorted(name for name in above if name.startswith(prefix) and name != self.build_task_id)
-        while names:
-            states = await read_states(self._ti.dag_id, self._ti.run_id, names)
-            if all(state in FINISHED for state in states.values()):
-                return states
-            await asyncio.sleep(2 * POLL)
-        return {}
+    def _take_unit_tasks(self) -> dict[str, UnitTask]:
+        """Return the unit tasks of the group by id, which a cleared task needs, and let go of the DAG.
+
+        Airflow gives each trigger a DAG of its own: with 300 nodes they would fill a gigabyte while they wait.
+        """
+        dag = getattr(self._ti.task, "dag", None)
+        if dag is None:
+            return {}
+        tasks = self._unit_tasks(dag) if self._ti.try_number > 1 else {}
+        dag.task_dict.clear()
+        dag.task_group.children.clear()
+        return tasks
+
+    def _unit_tasks(self, dag: Any) -> dict[str, UnitTask]:
+        labels = {}
+        for name, task in dag.task_dict.items():
+            start = getattr(task, "start_trigger_args", None)
+            arguments = (start.trigger_kwargs if start is not None else None) or {}
+            # The triggerer's tasks keep them as they were serialized.
+            arguments = arguments.get("__var", arguments)
+            if arguments.get("build_task_id") == self.build_task_id and "unit" in arguments:
+                labels[name] = arguments["unit"]
+        return {
+            name: UnitTask(label, frozenset(labels).intersection(dag.task_dict[name].upstream_task_ids))
+            for name, label in labels.items()
+        }
 
 
 class DbtNodeTrigger(_BuildTrigger):
-    """End the task of one node as dbt ended the node.
+    """End the task of one unit as dbt ended it.
 
     :param build_task_id: The build task.
-    :param unique_id: dbt's id of the node.
+    :param unit: Label of the unit.
     """
 
-    def __init__(self, *, build_task_id: str, unique_id: str) -> None:
+    def __init__(self, *, build_task_id: str, unit: str) -> None:
         super().__init__(build_task_id=build_task_id)
-        self.unique_id = unique_id
+        self.unit = unit
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments."""
-        arguments = {"build_task_id": self.build_task_id, "unique_id": self.unique_id}
+        arguments = {"build_task_id": self.build_task_id, "unit": self.unit}
         return "airflow_ext.triggers.dbt.DbtNodeTrigger", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait for the node and yield how it ended.
+        """Wait for the unit and yield how it ended.
 
-        A plain event means that the node is to be built on a worker: its task was cleared alone.
+        A plain event means that there is work for a worker: the task was cleared without its build.
         """
-        async for view in self._views():
-            if self._cleared_alone(view):
-                yield await self._build_again()
-                return
-            event = self._event(view)
-            if event is not None:
-                yield event
-                return
+        tasks = self._take_unit_tasks()
+        async with aclosing(self._views()) as views:
+            async for view in views:
+                if self._cleared_alone(view):
+                    break
+                event = self._event(view)
+                if event is not None:
+                    yield event
+                    return
+        self.log.info("%s was cleared without its build", self.unit)
+        subject = (self._ti.dag_id, self._ti.run_id)
+        shared = SharedReader[ClearedView].views(
+            ("cleared", *subject, self.build_task_id),
+            ClearedReading(*subject, tasks),
+            interval=2 * reader.POLL,
+        )
+        async with aclosing(shared) as cleared_views:
+            async for cleared in cleared_views:
+                decision = decide(self._ti.task_id, tasks, cleared, since=self._since(), now=time.time())
+                event = self._decided(decision)
+                if event is not None:
+                    yield event
+                    return
 
     def _event(self, view: BuildView) -> TriggerEvent | None:
         if view.state == "skipped":
@@ -238,18 +153,18 @@ class DbtNodeTrigger(_BuildTrigger):
             return self._settled(outcome)
         if view.state == "failed":
             return self._failed(
-                "the build task failed before this node was done; its log has the reason, and clearing it goes on from there"
+                "the build task failed before this was done; its log has the reason, and clearing it goes on from there"
             )
         if view.state == "success":
             return self._failed(
-                "dbt ended without building this node: the manifest that draws the DAG is not of this project's "
+                "dbt ended without building this: the manifest that draws the DAG is not of this project's "
                 "state; make it anew with airflow-ext dbt index"
             )
         return None
 
     def _outcome(self, view: BuildView) -> Outcome | None:
-        """Return the node's outcome if it can no longer change."""
-        outcome: Outcome | None = view.payload.get("nodes", {}).get(self.unique_id)
+        """Return the unit's outcome if it can no longer change."""
+        outcome: Outcome | None = view.payload.get("units", {}).get(self.unit)
         if outcome is None or view.state in ENDED:
             return outcome
         stale = view.payload["ended"] and view.state == "running"
@@ -259,16 +174,20 @@ class DbtNodeTrigger(_BuildTrigger):
         final = outcome["state"] == "success" or (view.payload["last"] and view.state == "running")
         return outcome if final else None
 
-    async def _build_again(self) -> TriggerEvent:
-        above = await self._upstream_ended(transitive=False)
-        bad = sorted(name for name, state in above.items() if state != "success")
-        if bad:
-            return self._skipped(f"not built again: {', '.join(bad)} did not succeed")
-        self.log.info("%s was cleared without its build: it is built alone on a worker", self.unique_id)
-        return TriggerEvent({"status": "build", "unique_id": self.unique_id})
+    def _decided(self, decision: Decision) -> TriggerEvent | None:
+        if decision.action == "skip":
+            return self._skipped(f"not built again: {decision.by} did not succeed")
+        if decision.action == "build":
+            return TriggerEvent({"status": "build", "units": list(decision.units)})
+        if decision.action == "emit":
+            return TriggerEvent({"status": "emit", "leader": decision.by})
+        if decision.outcome is not None:
+            self.log.info("Built by %s", decision.by)
+            return self._settled(decision.outcome)  # type: ignore[arg-type]  # as the XCom has it
+        return None
 
     def _settled(self, outcome: Outcome) -> TriggerEvent:
-        text = describe(self.unique_id, outcome)
+        text = describe(self.unit, outcome)
         if outcome["state"] == "failed":
             return self._failed(text)
         if outcome["state"] == "skipped":
@@ -300,15 +219,25 @@ class DbtDoneTrigger(_BuildTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the build and yield the group's end."""
-        async for view in self._views():
-            if self._cleared_alone(view):
-                states = await self._upstream_ended(transitive=True)
-                yield self._event(view, [name for name, state in states.items() if state == "failed"])
-                return
-            if view.state in FINISHED or view.state == "missing":
-                nodes = view.payload.get("nodes", {})
-                yield self._event(view, [name for name in nodes if nodes[name]["state"] == "failed"])
-                return
+        tasks = self._take_unit_tasks()
+        async with aclosing(self._views()) as views:
+            async for view in views:
+                if self._cleared_alone(view):
+                    states = await self._all_ended(sorted(tasks))
+                    yield self._event(view, [name for name, state in states.items() if state == "failed"])
+                    return
+                if view.state in FINISHED or view.state == "missing":
+                    units = view.payload.get("units", {})
+                    yield self._event(view, [name for name in units if units[name]["state"] == "failed"])
+                    return
+
+    async def _all_ended(self, names: list[str]) -> dict[str, str]:
+        """Wait until every unit task is finished and return their states."""
+        while True:
+            states = await read_states(self._ti.dag_id, self._ti.run_id, names)
+            if all(state in FINISHED for state in states.values()):
+                return states
+            await asyncio.sleep(2 * reader.POLL)
 
     def _event(self, view: BuildView, failed: list[str]) -> TriggerEvent:
         if view.state == "skipped":

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from airflow_ext.cli.dbt import index
+from airflow_ext.dbt.selection import Selection
 from airflow_ext.testing.airflow_client import AirflowClient
 from airflow_ext.testing.local_airflow import LocalAirflow
 from airflow_ext.testing.postgres import LocalPostgres
@@ -33,13 +34,19 @@ def airflow(work: Path, postgres: LocalPostgres) -> Iterator[LocalAirflow]:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     shutil.copytree(Path(__file__).parent / "dags" / "dbt_shop", scratch / "shop")
-    index(scratch / "shop", adapter="duckdb")
+    index(scratch / "shop", adapter="duckdb", selections=[Selection.of("+orders", None, None, "cautious")])
     postgres.create_database("airflow")
     with LocalAirflow(
         work / "airflow",
         dags={"tests": Path(__file__).parent / "dags"},
         metadata_url=postgres.url("airflow", driver="postgresql+psycopg2"),
-        env={"AIRFLOW_EXT_TEST_WORK": str(scratch)},
+        env={
+            "AIRFLOW_EXT_TEST_WORK": str(scratch),
+            # A killed worker is noticed within a minute, not within five.
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+            "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+        },
     ) as running:
         yield running
 

@@ -18,7 +18,7 @@ from airflow_ext.testing.local_airflow import LocalAirflow
 
 pytestmark = pytest.mark.timeout(600)
 
-DAGS = ("green", "red", "retry", "alone")
+DAGS = ("green", "red", "retry", "alone", "cleared", "folders", "grouped")
 NODES = {
     "raw_customers",
     "raw_orders",
@@ -115,6 +115,71 @@ def test_clearing_a_failed_node_with_downstream_builds_only_those(airflow: Local
     assert client.tasks("dbt_red", run)["shop.build"]["try_number"] == 1
 
 
+def test_nodes_cleared_together_are_built_in_one_run_of_dbt(airflow: LocalAirflow, tmp_path: Path) -> None:
+    client, gate = airflow.client, tmp_path / "gate"
+    run = client.trigger("dbt_cleared", conf={"gate": str(gate)})
+    client.wait_for_run("dbt_cleared", run, state="failed")
+    gate.touch()
+    client.clear("dbt_cleared", run, task_ids=["shop.orders"], downstream=True)
+    client.wait_for_task("dbt_cleared", run, "shop.done", min_try=2)
+    client.wait_for_run("dbt_cleared", run, state="success")
+    assert states(airflow, "dbt_cleared", run) == dict.fromkeys(NODES | {"build", "done"}, "success")
+    builder = "shop.customers"  # the first of them
+    log = client.log("dbt_cleared", run, builder, try_number=2)
+    assert "Cleared together and built in one run of dbt: customers, orders, top_customer" in log
+    assert "1 of 8 START sql table model main.orders" in log
+    for other in ("shop.orders", "shop.top_customer"):
+        assert f"Built by {builder}" in client.log("dbt_cleared", run, other, try_number=2)
+    names = ("orders", "customers", "top_customer")
+    assert [len(asset_events(airflow, f"dbt/shop/{name}", run)) for name in names] == [1, 1, 1]
+
+
+def test_a_node_that_fails_again_does_not_cost_the_others_their_events(airflow: LocalAirflow) -> None:
+    client = airflow.client
+    run = client.trigger("dbt_cleared", conf={"fail": "orders"})
+    client.wait_for_run("dbt_cleared", run, state="failed")
+    client.clear("dbt_cleared", run, task_ids=["shop.orders", "shop.stg_orders"])
+    orders = client.wait_for_task("dbt_cleared", run, "shop.orders", states={"failed"}, min_try=2)
+    assert orders["try_number"] == 2
+    client.wait_for_task("dbt_cleared", run, "shop.stg_orders", states={"success"}, min_try=2)
+    assert "told to fail: orders" in client.log("dbt_cleared", run, "shop.orders", try_number=2)
+    assert len(asset_events(airflow, "dbt/shop/stg_orders", run)) == 2
+    assert asset_events(airflow, "dbt/shop/orders", run) == []
+
+
+def test_folders_are_as_bad_as_the_worst_of_their_nodes(airflow: LocalAirflow) -> None:
+    client = airflow.client
+    run = client.trigger("dbt_folders", conf={"fail": "customers"})
+    client.wait_for_run("dbt_folders", run, state="failed")
+    assert states(airflow, "dbt_folders", run) == {
+        "build": "success",
+        "seeds": "success",
+        "snapshots": "success",
+        "models": "failed",
+        "done": "failed",
+    }
+    log = client.log("dbt_folders", run, "shop.models")
+    assert "model.shop.orders: success; started" in log
+    assert "told to fail: customers" in log
+    assert "Compiled SQL of model.shop.customers:" in log
+    assert asset_events(airflow, "dbt/shop/orders", run)
+    assert not asset_events(airflow, "dbt/shop/customers", run)
+
+
+def test_a_selection_is_drawn_with_its_tests_in_groups(airflow: LocalAirflow) -> None:
+    client = airflow.client
+    run = client.trigger("dbt_grouped")
+    client.wait_for_run("dbt_grouped", run, state="success")
+    found = states(airflow, "dbt_grouped", run)
+    assert set(found.values()) == {"success"}
+    assert {"models.orders", "models.stg_orders", "seeds.raw_orders"} <= set(found)
+    assert "models.customers" not in found
+    assert any("unique" in name for name in found)
+    assert "test.shop." in client.log(
+        "dbt_grouped", run, next(f"shop.{name}" for name in found if "unique" in name)
+    )
+
+
 def test_clearing_a_whole_run_builds_everything_anew(airflow: LocalAirflow) -> None:
     client = airflow.client
     run = client.trigger("dbt_green", conf={"day": "2013-01-04"})
@@ -169,9 +234,7 @@ def test_a_killed_build_fails_what_it_did_not_reach_and_leaves_no_process(airflo
     client.wait_for_run("dbt_green", run, state="failed")
     found = states(airflow, "dbt_green", run)
     assert found["top_customer"] == "failed"
-    assert "the build task failed before this node was done" in client.log(
-        "dbt_green", run, "shop.top_customer"
-    )
+    assert "the build task failed before this was done" in client.log("dbt_green", run, "shop.top_customer")
     deadline = time.monotonic() + 20
     while (alive := _dbt_children()) and time.monotonic() < deadline:
         time.sleep(0.2)

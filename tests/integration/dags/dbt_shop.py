@@ -42,3 +42,36 @@ with DAG("dbt_alone", schedule=None):
     DbtBuildOperator(
         task_id="build", project=project("alone"), vars={"fail": "{{ dag_run.conf.get('fail', '') }}"}
     )
+
+with DAG("dbt_cleared", schedule=None):
+    DbtTaskGroup(
+        "shop",
+        project=project("cleared"),
+        vars={"gate": "{{ dag_run.conf.get('gate', '') }}", "fail": "{{ dag_run.conf.get('fail', '') }}"},
+    )
+
+with DAG("dbt_folders", schedule=None):
+    DbtTaskGroup(
+        "shop",
+        project=project("folders"),
+        granularity="folder",
+        vars={"fail": "{{ dag_run.conf.get('fail', '') }}"},
+    )
+
+with DAG("dbt_grouped", schedule=None):
+    DbtTaskGroup(
+        "shop",
+        project=project("grouped"),
+        select="+orders",
+        indirect_selection="cautious",
+        tests="tasks",
+        group_by="folder",
+    )
+
+with DAG("dbt_killed", schedule=None):
+    DbtTaskGroup(
+        "shop",
+        project=project("killed"),
+        vars={"slow": "{{ dag_run.conf['slow'] }}"},
+        default_args={"retries": 2, "retry_delay": timedelta(seconds=2)},
+    )

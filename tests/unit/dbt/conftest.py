@@ -1,13 +1,19 @@
-"""A small real dbt project on DuckDB, indexed once."""
+"""Small real dbt projects on DuckDB, indexed once, and an object store in memory."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from airflow.sdk.io import attach
+from airflow.sdk.io.store import _STORE_CACHE
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]  # has no types
 
 from airflow_ext.cli.dbt import index
+from tests.paths import ROOT
 
 SHOP = Path(__file__).parents[2] / "integration" / "dags" / "dbt_shop"
 
@@ -37,3 +43,48 @@ def shop(indexed_shop: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "shop"
     shutil.copytree(indexed_shop, folder)
     return folder
+
+
+@pytest.fixture
+def flights(tmp_path: Path) -> Path:
+    """Return the demo's project, without a manifest."""
+    folder = tmp_path / "flights"
+    ignored = shutil.ignore_patterns("target", "logs")
+    shutil.copytree(ROOT / "dags" / "dbt" / "flights", folder, ignore=ignored)
+    return folder
+
+
+class Shelf(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """An object store that counts what it is asked and can be switched off."""
+
+    cachable = False
+    asked = 0
+    opened = 0
+    down = False
+
+    def info(self, path: str, **kwargs: Any) -> Any:
+        """Tell of a file, like a store that is asked over the network."""
+        self.asked += 1
+        if self.down:
+            raise TimeoutError("no answer")
+        return super().info(path, **kwargs)
+
+    def open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+        """Open a file."""
+        self.opened += 1
+        if self.down:
+            raise TimeoutError("no answer")
+        return super().open(path, mode, **kwargs)
+
+
+@pytest.fixture
+def shelf() -> Iterator[Shelf]:
+    """Attach a store for ``memory://``."""
+    store = Shelf()
+    attach("memory", fs=store)
+    try:
+        yield store
+    finally:
+        _STORE_CACHE.pop("memory")
+        store.store.clear()
+        store.pseudo_dirs[:] = [""]

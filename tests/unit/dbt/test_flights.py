@@ -11,6 +11,7 @@ import pytest
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.dbt.results import NodeBoard
 from airflow_ext.dbt.runner import BuildSettings, DbtBuild
+from airflow_ext.dbt.units import units_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -64,9 +65,12 @@ def worst_delay(path: Path) -> tuple[str, object]:
 
 @pytest.mark.usefixtures("flights_index")
 def test_a_release_changes_the_type_of_a_built_column_and_back(flights: Path, tmp_path: Path) -> None:
-    board = NodeBoard(DbtProject(project_dir=ROOT / "dags" / "dbt" / "flights").index())
+    index = DbtProject(project_dir=ROOT / "dags" / "dbt" / "flights").index()
+    board = NodeBoard(index)
     assert build(flights, board)
-    assert {outcome["state"] for outcome in board.outcomes(over=True).values()} == {"success"}
+    assert {outcome["state"] for outcome in board.outcomes(units_of(index), over=True).values()} == {
+        "success"
+    }
     assert worst_delay(tmp_path / "w.duckdb") == ("DOUBLE", 36.0)
     assert build(flights, board, delay_format="text", day="2013-01-02")
     assert worst_delay(tmp_path / "w.duckdb") == ("VARCHAR", "36 min")

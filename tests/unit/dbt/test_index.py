@@ -3,14 +3,18 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from airflow_ext.dbt.index import DbtIndex, DbtNode, load_index, write_atomically
+from airflow_ext.dbt.index import KEPT, DbtIndex, DbtNode, load_index, write_atomically
+from airflow_ext.dbt.manifest import read_index
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.exceptions import InvalidProjectError
+from tests.unit.dbt.manifests import manifest, model
 
 
 def refuse(content: bytes, *, key: str, source: str) -> DbtIndex:
@@ -20,7 +24,7 @@ def refuse(content: bytes, *, key: str, source: str) -> DbtIndex:
 def test_the_index_of_a_known_content_is_not_computed_again(shop: Path) -> None:
     project = DbtProject(project_dir=shop)
     first = project.index()
-    assert load_index(project.manifest, read=refuse, remedy="-") == first
+    assert load_index(shop / "target" / "manifest.json", read=refuse, remedy="-") == first
 
 
 def test_a_copy_with_the_same_content_is_known(shop: Path, tmp_path: Path) -> None:
@@ -31,30 +35,30 @@ def test_a_copy_with_the_same_content_is_known(shop: Path, tmp_path: Path) -> No
 
 
 def test_a_changed_manifest_gives_a_changed_index(shop: Path) -> None:
-    project = DbtProject(project_dir=shop)
+    project, path = DbtProject(project_dir=shop), shop / "target" / "manifest.json"
     before = {node.name for node in project.index().nodes}
-    manifest = json.loads(project.manifest.read_bytes())
-    del manifest["nodes"]["model.shop.top_customer"]
-    write_atomically(project.manifest, json.dumps(manifest).encode())
+    content = json.loads(path.read_bytes())
+    del content["nodes"]["model.shop.top_customer"]
+    write_atomically(path, json.dumps(content).encode())
     assert {node.name for node in project.index().nodes} == before - {"top_customer"}
 
 
 def test_a_torn_manifest_is_answered_with_the_last_good_index(
     shop: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    project = DbtProject(project_dir=shop)
+    project, path = DbtProject(project_dir=shop), shop / "target" / "manifest.json"
     good = project.index()
-    content = project.manifest.read_bytes()
-    project.manifest.write_bytes(content[: len(content) // 2])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
     with caplog.at_level(logging.WARNING):
         assert project.index() == good
     assert "last good" in caplog.text
 
 
 def test_a_torn_manifest_that_was_never_good_names_the_remedy(tmp_path: Path) -> None:
-    manifest = tmp_path / "manifest.json"
-    manifest.write_text('{"metadata"')
-    project = DbtProject(project_dir=tmp_path, manifest=manifest)
+    path = tmp_path / "manifest.json"
+    path.write_text('{"metadata"')
+    project = DbtProject(project_dir=tmp_path, manifest=path)
     with pytest.raises(InvalidProjectError, match=r"airflow-ext dbt index .* --out .*manifest\.json"):
         project.index()
 
@@ -91,3 +95,33 @@ def test_a_whole_build_runs_nodes_their_tests_and_tests_of_nothing() -> None:
     node = DbtNode("model.p.m", "m", "model", True, "m", (), ("test.p.t",), "dbt/p/m")
     index = DbtIndex(1, "k", "p", "1.11", "duckdb", (node,), ("test.p.lonely",))
     assert index.executed() == ["model.p.m", "test.p.t", "test.p.lonely"]
+
+
+def test_a_manifest_that_is_a_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidProjectError, match="cannot be read"):
+        DbtProject(project_dir=tmp_path, manifest=tmp_path).index()
+
+
+def test_only_the_newest_indexes_are_kept(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for number in range(KEPT + 5):
+        path = tmp_path / f"{number}.json"
+        path.write_bytes(manifest(model(f"m{number}")))
+        load_index(path, read=read_index, remedy="-", cache=cache)
+        for made in cache.glob("*.idx"):
+            # Older by the hour, so that the order does not hang on the clock's grain.
+            stat = made.stat()
+            os.utime(made, ns=(stat.st_atime_ns, stat.st_mtime_ns - 3_600_000_000_000))
+    assert len(list(cache.glob("*.idx"))) == KEPT
+    newest = tmp_path / f"{KEPT + 4}.json"
+    assert load_index(newest, read=refuse, remedy="-", cache=cache).nodes[0].name == f"m{KEPT + 4}"
+
+
+def test_five_thousand_nodes_are_read_from_the_cache_in_a_moment(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(manifest(*(model(f"m{n}", *([f"m{n // 2}"] if n else [])) for n in range(5_000))))
+    project = DbtProject(project_dir=tmp_path, manifest=path)
+    assert len(project.index().nodes) == 5_000
+    before = time.process_time()
+    assert len(project.index().nodes) == 5_000
+    assert time.process_time() - before < 0.5

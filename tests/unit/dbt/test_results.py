@@ -1,24 +1,45 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 from airflow_ext.dbt.index import DbtIndex, DbtNode
-from airflow_ext.dbt.results import NodeBoard, NodeRecord, describe
+from airflow_ext.dbt.results import FAILURE_LIMIT, SQL_LIMIT, NodeBoard, describe, unpacked
+from airflow_ext.dbt.units import DbtUnit
 
 MODEL = DbtNode("model.p.m", "m", "model", True, "m", (), ("test.p.a", "test.p.b"), "dbt/p/m")
 SOURCE = DbtNode("source.p.s", "s", "source", False, "s", (), ("test.p.c",), "")
-INDEX = DbtIndex(1, "k", "p", "1.11", "duckdb", (MODEL, SOURCE), ("test.p.lonely",))
+CHILD = DbtNode("model.p.n", "n", "model", True, "n", ("model.p.m",), (), "dbt/p/n")
+EXPOSURE = DbtNode("exposure.p.e", "e", "exposure", False, "e", ("model.p.n",), (), "")
+INDEX = DbtIndex(
+    1, "k", "p", "1.11", "duckdb", (MODEL, SOURCE, CHILD), ("test.p.lonely",), extras=(EXPOSURE,)
+)
+
+
+def unit(label: str, *nodes: DbtNode, parents: tuple[str, ...] = ()) -> DbtUnit:
+    tests = tuple(test for node in nodes for test in node.tests)
+    return DbtUnit(label, "node" if len(nodes) == 1 else "folder", nodes, tests, parents)
+
+
+M, S, N = unit("m", MODEL), unit("s", SOURCE), unit("n", CHILD, parents=("m",))
+E = unit("e", EXPOSURE, parents=("n",))
 
 
 def board(**statuses: str) -> NodeBoard:
     made = NodeBoard(INDEX)
-    for name, status in statuses.items():
-        kind = "model" if name == "m" else "test"
-        made.add({"id": f"{kind}.p.{name}", "status": status, "message": f"{name} said {status}"})
+    tell(made, **statuses)
     return made
+
+
+def tell(made: NodeBoard, **statuses: str) -> None:
+    for name, status in statuses.items():
+        kind = {"m": "model", "n": "model", "s": "source"}.get(name, "test")
+        made.add({"id": f"{kind}.p.{name}", "status": status, "message": f"{name} said {status}"})
+
+
+def state(made: NodeBoard, one: DbtUnit, *, over: bool = False) -> str | None:
+    return made.outcomes([one], over=over).get(one.label, {}).get("state")
 
 
 @pytest.mark.parametrize(
@@ -39,24 +60,136 @@ def board(**statuses: str) -> NodeBoard:
 def test_a_node_is_as_bad_as_the_worst_of_it(
     statuses: dict[str, str], over: bool, expected: str | None
 ) -> None:
-    outcome = board(**statuses).outcomes(over=over).get("model.p.m")
-    assert (outcome or {}).get("state") == expected
+    assert state(board(**statuses), M, over=over) == expected
+
+
+@pytest.mark.parametrize(
+    ("statuses", "over", "expected"),
+    [
+        pytest.param({"m": "success", "a": "pass", "b": "pass"}, False, None, id="waits-for-all-nodes"),
+        pytest.param(
+            {"m": "success", "a": "pass", "b": "pass", "n": "success"}, False, "success", id="all-good"
+        ),
+        pytest.param({"m": "error"}, False, None, id="a-failure-waits-for-the-rest"),
+        pytest.param({"m": "error", "n": "skipped"}, False, "failed", id="failed-and-skipped"),
+        pytest.param(
+            {"m": "success", "a": "pass", "b": "pass", "n": "skipped"}, False, "skipped", id="part-skipped"
+        ),
+        pytest.param({"n": "success"}, True, "success", id="over-counts-what-there-is"),
+        pytest.param({}, True, None, id="nothing-was-reached"),
+    ],
+)
+def test_a_folder_is_as_bad_as_the_worst_of_its_nodes(
+    statuses: dict[str, str], over: bool, expected: str | None
+) -> None:
+    assert state(board(**statuses), unit("f", MODEL, CHILD), over=over) == expected
 
 
 @pytest.mark.parametrize(
     ("status", "expected"), [("pass", "success"), ("fail", "failed"), ("skipped", "skipped")]
 )
 def test_a_source_is_what_its_tests_are(status: str, expected: str) -> None:
-    assert board(c=status).outcomes(over=False)["source.p.s"]["state"] == expected
+    assert state(board(c=status), S) == expected
 
 
-def test_a_failed_node_has_dbts_messages() -> None:
-    outcome = board(m="success", a="fail", b="fail").outcomes(over=False)["model.p.m"]
-    assert outcome["message"] == "test.p.a: a said fail\ntest.p.b: b said fail"
+def test_a_stale_source_is_failed() -> None:
+    assert state(board(s="error", c="pass"), S) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [("pass", "success"), ("fail", "failed"), ("skipped", "skipped")]
+)
+def test_a_test_may_be_a_unit_of_its_own(status: str, expected: str) -> None:
+    alone = DbtUnit("a", "test", (), ("test.p.a",), ("m",))
+    assert state(board(), alone) is None
+    assert state(board(a=status), alone) == expected
+
+
+@pytest.mark.parametrize(("status", "expected"), [("success", "success"), ("skipped", "skipped")])
+def test_an_exposure_is_what_it_stands_on(status: str, expected: str) -> None:
+    made = board(n=status)
+    assert "e" not in made.outcomes([N, E], over=False)
+    assert made.outcomes([N, E], over=True)["e"]["state"] == expected
+
+
+def test_failures_have_dbts_messages_rows_and_sql() -> None:
+    made = board(m="success", b="pass")
+    made.add(
+        {
+            "id": "test.p.a",
+            "status": "fail",
+            "message": "Got 3 results",
+            "failures": 3,
+            "compiled": "s" * 9_000,
+        }
+    )
+    failures = made.outcomes([M], over=False)["m"]["failures"]
+    assert failures == [
+        {
+            "id": "test.p.a",
+            "status": "fail",
+            "message": "Got 3 results",
+            "rows": 3,
+            "compiled": "s" * SQL_LIMIT,
+        }
+    ]
+
+
+def test_a_node_with_hundreds_of_failed_tests_tells_some() -> None:
+    names = [f"test.p.t{number}" for number in range(300)]
+    node = DbtNode("model.p.w", "w", "model", True, "w", (), tuple(names), "")
+    made = NodeBoard(DbtIndex(1, "k", "p", "1.11", "duckdb", (node,), ()))
+    for name in ("model.p.w", *names):
+        made.add({"id": name, "status": "success" if name == "model.p.w" else "fail"})
+    outcome = made.outcomes([unit("w", node)], over=False)["w"]
+    assert len(outcome["failures"]) == FAILURE_LIMIT
+    assert outcome["nodes"][0][5] == {"fail": 300}
 
 
 def test_a_next_try_runs_all_that_did_not_go_well() -> None:
-    assert board(m="success", a="fail", b="pass").remaining() == ["test.p.a", "test.p.c", "test.p.lonely"]
+    made = board(m="success", a="fail", b="pass", n="skipped")
+    assert made.remaining() == ["model.p.n", "test.p.a", "test.p.c", "test.p.lonely"]
+
+
+@pytest.mark.parametrize(
+    ("command", "without", "expected"),
+    [
+        ("run", (), ["model.p.m", "model.p.n"]),
+        ("test", (), ["test.p.a", "test.p.b", "test.p.c", "test.p.lonely"]),
+        ("build", ("test", "unit_test"), ["model.p.m", "model.p.n"]),
+        ("seed", (), []),
+    ],
+)
+def test_each_command_has_its_work(command: str, without: tuple[str, ...], expected: list[str]) -> None:
+    assert NodeBoard(INDEX, command=command, without=without).work() == expected
+
+
+def test_failed_tests_that_are_not_retried_stand_with_what_is_below_them() -> None:
+    first = NodeBoard(INDEX, keep_failed_tests=True)
+    tell(first, m="success", a="fail", b="pass", n="skipped", c="error", lonely="pass")
+    assert not first.worth_retrying()
+    second = NodeBoard(INDEX, unpacked(first.packed()), keep_failed_tests=True)
+    assert second.remaining() == []
+    assert state(second, M) == "failed"
+    tell(first, m="error", a="skipped", b="skipped")
+    assert first.worth_retrying()
+    assert NodeBoard(INDEX, unpacked(first.packed()), keep_failed_tests=True).remaining() == [
+        "model.p.m",
+        "model.p.n",
+        "test.p.a",
+        "test.p.b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"), [({}, True), ({"operation.p.hook": "error"}, True), ({"test.p.a": "fail"}, False)]
+)
+def test_a_retry_is_worth_it_if_it_would_run_something(bad: dict[str, str], expected: bool) -> None:
+    made = NodeBoard(INDEX, keep_failed_tests=True)
+    tell(made, m="success", n="success", a="pass", b="pass", c="pass", lonely="pass")
+    for name, status in bad.items():
+        made.add({"id": name, "status": status})
+    assert made.worth_retrying() is expected
 
 
 def test_failures_that_no_node_shows_are_told_apart() -> None:
@@ -66,48 +199,77 @@ def test_failures_that_no_node_shows_are_told_apart() -> None:
     assert made.failed() == ["model.p.m", "test.p.lonely"]
 
 
-def test_only_nodes_that_ran_count_as_built() -> None:
-    assert board(m="success", c="pass").built() == [MODEL]
-    assert board(m="error", c="pass").built() == []
+def test_only_nodes_that_ran_and_whose_tests_are_good_are_good() -> None:
+    assert board(m="success", a="pass", c="pass").good() == {"model.p.m": {"tests": {"pass": 1}}}
+    assert board(m="success", a="fail").good() == {}
+    assert board(m="error", c="pass").good() == {}
 
 
-def test_stored_records_survive_json_and_lose_only_messages() -> None:
+def test_packed_records_lose_only_what_people_read() -> None:
     made = board(m="success", a="pass")
     made.add({"id": "model.p.m", "status": "success", "rows": 3, "seconds": 0.1, "message": "OK"})
-    stored: dict[str, NodeRecord] = json.loads(json.dumps(made.stored()))
+    stored = unpacked(made.packed())
     assert stored == {
         "model.p.m": {"status": "success", "rows": 3, "seconds": 0.1},
         "test.p.a": {"status": "pass"},
     }
-    assert NodeBoard(INDEX, stored).remaining() == ["test.p.b", "test.p.c", "test.p.lonely"]
+    assert NodeBoard(INDEX, stored).remaining() == ["model.p.n", "test.p.b", "test.p.c", "test.p.lonely"]
+
+
+def test_packed_records_of_five_thousand_nodes_fit_the_state_store() -> None:
+    made = NodeBoard(None)
+    for number in range(5_000):
+        started = f"2026-11-21T05:{number % 60:02d}:11.{number:06d}Z"
+        made.add(
+            {
+                "id": f"model.shop.m{number}",
+                "status": "success",
+                "rows": number * 7,
+                "seconds": number % 97 / 100,
+                "started": started,
+            }
+        )
+    assert len(made.packed()) < 65_000
 
 
 def test_failures_of_an_earlier_try_are_forgotten() -> None:
     made = NodeBoard(INDEX, {"model.p.m": {"status": "success"}, "test.p.a": {"status": "fail"}})
     assert made.failed() == []
-    assert "model.p.m" not in made.outcomes(over=False)
+    assert made.outcomes([M], over=False) == {}
 
 
 def test_without_an_index_only_failures_are_known() -> None:
     made = NodeBoard(None)
     made.add({"id": "model.p.m", "status": "error"})
-    assert (made.failed(), made.remaining(), made.built(), made.outcomes(over=True)) == (
-        ["model.p.m"],
-        [],
-        [],
-        {},
-    )
+    assert (made.failed(), made.remaining(), made.good()) == (["model.p.m"], [], {})
 
 
-def test_a_description_has_the_facts_on_one_line() -> None:
+def test_a_description_has_the_facts_on_one_line_then_message_and_sql() -> None:
     outcome: Any = {
         "state": "failed",
-        "started": "t",
-        "seconds": 1.5,
-        "rows": 3,
-        "tests": {"pass": 2},
-        "message": "why",
+        "nodes": [["model.p.m", "success", "t", 1.5, 3, {"pass": 2, "fail": 1}]],
+        "failures": [
+            {"id": "test.p.a", "status": "fail", "message": "why", "rows": 4, "compiled": "\nselect 1\n"}
+        ],
     }
-    assert describe("model.p.m", outcome) == (
-        "model.p.m: failed; started t, took 1.50 s; 3 rows; tests: 2 pass\nwhy"
-    )
+    assert describe("m", outcome).splitlines() == [
+        "model.p.m: failed; started t, took 1.50 s; 3 rows; tests: 2 pass, 1 fail",
+        "test.p.a (4 failing rows): why",
+        "Compiled SQL of test.p.a:",
+        "select 1",
+    ]
+
+
+def test_a_description_of_a_folder_names_its_nodes() -> None:
+    outcome: Any = {
+        "state": "skipped",
+        "nodes": [
+            ["model.p.m", "success", "t", 1.5, None, None],
+            ["model.p.n", "skipped", None, None, None, None],
+        ],
+    }
+    assert describe("marts", outcome).splitlines() == [
+        "marts: skipped, 2 nodes",
+        "model.p.m: success; started t, took 1.50 s",
+        "model.p.n: skipped",
+    ]

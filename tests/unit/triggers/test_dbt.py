@@ -15,12 +15,14 @@ from airflow.sdk.execution_time.comms import GetTaskStates, GetXCom, TaskStatesR
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
 from airflow_ext.exceptions import StoreUnavailableError
-from airflow_ext.triggers import dbt
+from airflow_ext.triggers import _dbt_reader
 from airflow_ext.triggers.dbt import NODES_KEY, WAIT_LIMIT, DbtDoneTrigger, DbtNodeTrigger
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
-GOOD = {"state": "success"}
-BAD = {"state": "failed", "message": "boom"}
+LINE = ["model.p.m", "success", "2026-01-01T00:00:00Z", 0.5, 3, None]
+GOOD = {"state": "success", "nodes": [LINE]}
+BAD = {"state": "failed", "nodes": [LINE], "failures": [{"id": "m", "status": "error", "message": "boom"}]}
+SKIPPED = {"state": "skipped", "nodes": [LINE]}
 
 
 class Channel:
@@ -29,6 +31,7 @@ class Channel:
     def __init__(self) -> None:
         self.states: dict[str, str | None] = {"g.build": "running"}
         self.payload: dict[str, Any] | None = None
+        self.batches: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
         self.on_ask: Callable[[int], None] = lambda _: None
 
@@ -40,18 +43,21 @@ class Channel:
             found = {name: self.states[name] for name in message.task_ids or () if name in self.states}
             return TaskStatesResult(task_states={"run": found})
         assert isinstance(message, GetXCom)
-        assert (message.task_id, message.key) == ("g.build", NODES_KEY)
-        return XComResult(key=NODES_KEY, value=self.payload)
+        assert message.key == NODES_KEY
+        if message.task_id == "g.build":
+            return XComResult(key=NODES_KEY, value=self.payload)
+        return XComResult(key=NODES_KEY, value=self.batches.get(message.task_id))
 
     def tell(self, *, ended: bool = False, last: bool = True, at: float = 10.0, **nodes: Any) -> None:
-        self.payload = {"try": 1, "last": last, "ended": ended, "started": at, "at": at, "nodes": nodes}
+        self.payload = {"try": 1, "last": last, "ended": ended, "started": at, "at": at, "units": nodes}
 
 
 @pytest.fixture
 def channel(monkeypatch: pytest.MonkeyPatch) -> Channel:
     channel = Channel()
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", channel, raising=False)
-    monkeypatch.setattr(dbt, "POLL", 0.001)
+    monkeypatch.setattr(_dbt_reader, "POLL", 0.001)
+    monkeypatch.setattr(_dbt_reader, "CALM", 0.0)
     return channel
 
 
@@ -65,7 +71,7 @@ def started(trigger: Any, *, task_id: str = "g.m", attempt: int = 1, task: Any =
 
 
 def node(**more: Any) -> Any:
-    return started(DbtNodeTrigger(build_task_id="g.build", unique_id="m"), **more)
+    return started(DbtNodeTrigger(build_task_id="g.build", unit="m"), **more)
 
 
 def done(**more: Any) -> Any:
@@ -94,7 +100,7 @@ def test_a_trigger_survives_serialization(trigger: Any) -> None:
     [
         pytest.param("running", {"m": GOOD}, TaskSuccessEvent, id="good-while-running"),
         pytest.param("running", {"m": BAD}, TaskFailedEvent, id="bad-in-last-try"),
-        pytest.param("success", {"m": {"state": "skipped"}}, TaskSkippedEvent, id="skipped-by-dbt"),
+        pytest.param("success", {"m": SKIPPED}, TaskSkippedEvent, id="skipped-by-dbt"),
         pytest.param("success", {}, TaskFailedEvent, id="not-in-the-build"),
         pytest.param("failed", {}, TaskFailedEvent, id="build-broke"),
         pytest.param("failed", {"m": GOOD}, TaskSuccessEvent, id="good-before-the-build-broke"),
@@ -158,7 +164,7 @@ def test_nothing_is_read_before_the_build_runs(channel: Channel, state: str | No
 def test_a_build_task_that_is_not_there_ends_the_wait(
     channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dbt, "PATIENCE", 3)
+    monkeypatch.setattr(_dbt_reader, "PATIENCE", 3)
     channel.states.clear()
     assert type(end(node())) is TaskFailedEvent
 
@@ -166,7 +172,7 @@ def test_a_build_task_that_is_not_there_ends_the_wait(
 def test_an_airflow_that_does_not_answer_ends_the_wait_with_an_error(
     channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dbt, "PATIENCE", 3)
+    monkeypatch.setattr(_dbt_reader, "PATIENCE", 3)
 
     def broken(_: int) -> None:
         raise ConnectionError("gone")
@@ -188,28 +194,47 @@ def test_all_nodes_of_a_run_share_one_reader(channel: Channel) -> None:
 
     async def all_of_them() -> list[TriggerEvent]:
         triggers = [
-            started(DbtNodeTrigger(build_task_id="g.build", unique_id=name), task_id=f"g.{name}")
-            for name in names
+            started(DbtNodeTrigger(build_task_id="g.build", unit=name), task_id=f"g.{name}") for name in names
         ]
         return await asyncio.gather(*(event_of(trigger) for trigger in triggers))
 
     events = asyncio.run(asyncio.wait_for(all_of_them(), timeout=10))
     assert {type(event) for event in events} == {TaskSuccessEvent}
     assert len(channel.asked) < 30
-    assert not dbt._SharedReader._all
+    assert not _dbt_reader.SharedReader._all
 
 
 def tree(**upstream: set[str]) -> Any:
-    tasks = {f"g.{name}": SimpleNamespace(upstream_task_ids=above) for name, above in upstream.items()}
+    tasks = {
+        f"g.{name}": SimpleNamespace(
+            upstream_task_ids=above,
+            start_trigger_args=None
+            if name == "build"
+            else SimpleNamespace(
+                trigger_kwargs={
+                    "__var": {"build_task_id": "g.build"} | ({} if name == "done" else {"unit": name}),
+                    "__type": "dict",
+                }
+            ),
+        )
+        for name, above in upstream.items()
+    }
     for task in tasks.values():
-        task.dag = SimpleNamespace(task_dict=tasks)
+        # Each trigger has a DAG of its own.
+        task.dag = SimpleNamespace(task_dict=dict(tasks), task_group=SimpleNamespace(children={}))
     return tasks
 
 
-def test_a_node_cleared_without_its_build_is_built_on_a_worker(channel: Channel) -> None:
-    tasks = tree(up={"g.build"}, m={"g.up"}, build=set())
-    channel.states |= {"g.build": "success", "g.up": "running"}
+def cleared(channel: Channel, **states: str) -> None:
+    channel.states |= {"g.build": "success"} | {f"g.{name}": state for name, state in states.items()}
     channel.tell(m=BAD, ended=True, at=BEGIN.timestamp() - 60)
+
+
+def test_a_node_cleared_without_its_build_waits_for_those_above_and_is_built_on_a_worker(
+    channel: Channel,
+) -> None:
+    tasks = tree(up={"g.build"}, m={"g.up"}, build=set())
+    cleared(channel, up="running", m="deferred")
 
     def later(count: int) -> None:
         if count == 10:
@@ -217,14 +242,53 @@ def test_a_node_cleared_without_its_build_is_built_on_a_worker(channel: Channel)
 
     channel.on_ask = later
     event = end(node(attempt=2, task=tasks["g.m"]))
-    assert (type(event), event.payload) == (TriggerEvent, {"status": "build", "unique_id": "m"})
+    assert (type(event), event.payload) == (TriggerEvent, {"status": "build", "units": ["m"]})
 
 
 def test_a_cleared_node_below_a_failed_one_is_skipped(channel: Channel) -> None:
     tasks = tree(up={"g.build"}, m={"g.up"}, build=set())
-    channel.states |= {"g.build": "success", "g.up": "failed"}
-    channel.tell(m=BAD, ended=True, at=BEGIN.timestamp() - 60)
+    cleared(channel, up="failed", m="deferred")
     assert type(end(node(attempt=2, task=tasks["g.m"]))) is TaskSkippedEvent
+
+
+def test_of_nodes_cleared_together_one_builds_and_the_others_end_with_it(channel: Channel) -> None:
+    tasks = tree(a={"g.build"}, b={"g.a"}, c={"g.b"}, build=set())
+    cleared(channel, a="deferred", b="deferred", c="deferred")
+    triggers = {
+        name: started(
+            DbtNodeTrigger(build_task_id="g.build", unit=name),
+            task_id=f"g.{name}",
+            attempt=2,
+            task=tasks[f"g.{name}"],
+        )
+        for name in "abc"
+    }
+
+    async def all_of_them() -> dict[str, TriggerEvent]:
+        waits = {name: asyncio.create_task(event_of(trigger)) for name, trigger in triggers.items()}
+        first = await waits["a"]
+        assert first.payload == {"status": "build", "units": ["a", "b", "c"]}
+        channel.states["g.a"] = "running"
+        begun = BEGIN.timestamp() + 5
+        told: dict[str, Any] = {
+            "started": begun,
+            "ended": False,
+            "asked": ["a", "b", "c"],
+            "units": {"b": BAD},
+        }
+        channel.batches["g.a"] = told
+        assert type(await waits["b"]) is TaskFailedEvent
+        channel.states["g.b"] = "failed"
+        channel.batches["g.a"] = {**told, "ended": True, "units": {"a": GOOD, "b": BAD, "c": SKIPPED}}
+        channel.states["g.a"] = "success"
+        return {name: await wait for name, wait in waits.items()}
+
+    events = asyncio.run(asyncio.wait_for(all_of_them(), timeout=10))
+    assert {name: type(event) for name, event in events.items()} == {
+        "a": TriggerEvent,
+        "b": TaskFailedEvent,
+        "c": TaskSkippedEvent,
+    }
 
 
 def test_a_node_cleared_with_its_build_takes_the_new_result_even_if_it_reads_late(channel: Channel) -> None:

@@ -1,0 +1,1 @@
+"""Pages that the plugin adds to Airflow's api-server, and the links to them."""
