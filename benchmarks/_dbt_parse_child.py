@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
@@ -81,10 +82,8 @@ def main() -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 
     if what == "cosmos":
-        import cosmos
-        import cosmos.converter
-        import cosmos.operators.local
-        import cosmos.operators.watcher  # noqa: F401
+        for name in ("converter", "operators.local", "operators.watcher"):
+            importlib.import_module(f"cosmos.{name}")
     else:
         import airflow_ext.operators.dbt  # noqa: F401
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from airflow.sdk import DAG
 
+from airflow_ext.dbt.units import Granularity
 from airflow_ext.operators.dbt import DbtProject, DbtTaskGroup
 
 projects = Path(os.environ["AIRFLOW_EXT_BENCH_WORK"]) / "projects"
 
-for name, granularity in (("scale_300", "node"), ("scale_5000", "auto")):
+granularities: dict[str, Granularity] = {"scale_300": "node", "scale_5000": "auto"}
+for name, granularity in granularities.items():
     folder = projects / name
     with DAG(name, schedule=None):
         DbtTaskGroup(
