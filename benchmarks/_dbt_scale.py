@@ -13,7 +13,7 @@ SHAPES = {
         name="scale_5000", models=5_000, layers=20, tests=False, folders=50, materialized="view"
     ),
 }
-TIMEOUT = 900.0
+TIMEOUT = 1_500.0
 
 
 def scale_part(stage: Stage, report: Report, *, quick: bool) -> None:  # noqa: ARG001  # it has no small case

@@ -1,8 +1,8 @@
 """Run one dbt command and tell the parent what its nodes do. A script with two uses:
 
-* ``python -P child.py FD ARGS...`` runs the dbt of this environment in this process. One JSON object per line goes
+* ``python -P child.py FD FOLDER ARGS...`` runs the dbt of this environment in this process. One JSON object per line goes
   to the file descriptor ``FD``; log lines go to standard output.
-* ``python -P child.py watch PROGRAM ARGS...`` runs a dbt of another environment and only looks after it.
+* ``python -P child.py watch FOLDER PROGRAM ARGS...`` runs a dbt of another environment and only looks after it.
 
 dbt keeps flags, adapters and its event manager in globals, so each run gets a process of its own. A new
 interpreter is started instead of a fork: the task process has threads and open channels to Airflow that
@@ -10,7 +10,7 @@ a fork would copy, and it has not imported dbt, so a fork would save nothing. On
 dbt are imported here.
 
 Standard input is the lifeline: when it closes the parent is gone, and dbt is stopped as by Ctrl-C, so that it cancels
-its queries.
+its queries. Then ``FOLDER``, the run's own, is removed in the parent's stead.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import contextlib
 import gc
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -131,21 +132,37 @@ def counted(response: Mapping[str, Any]) -> dict[str, int]:
     return counts
 
 
-def _watch_lifeline(interrupt: Callable[[], None]) -> None:
-    # Not sys.stdin: a thread inside its buffer would break the interpreter's end.
-    while os.read(0, 1024):
-        pass
-    interrupt()
-    time.sleep(GRACE)
-    # This process leads its group, so nothing that dbt has started is left either.
-    os.killpg(os.getpgid(0), signal.SIGKILL)
+class Lifeline:
+    """Watch for the parent's end.
+
+    :param folder: The run's folder.
+    :param interrupt: Asks dbt to stop.
+    """
+
+    def __init__(self, folder: str, interrupt: Callable[[], None]) -> None:
+        self._folder = folder
+        self._interrupt = interrupt
+        self._lost = False
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        # Not sys.stdin: a thread inside its buffer would break the interpreter's end.
+        while os.read(0, 1024):
+            pass
+        self._lost = True
+        self._interrupt()
+        time.sleep(GRACE)
+        self.clean()
+        # This process leads its group, so nothing that dbt has started is left either.
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    def clean(self) -> None:
+        """Remove the run's folder if its parent cannot."""
+        if self._lost:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _hold_lifeline(interrupt: Callable[[], None]) -> None:
-    threading.Thread(target=_watch_lifeline, args=(interrupt,), daemon=True).start()
-
-
-def watch(argv: list[str]) -> int:
+def watch(folder: str, argv: list[str]) -> int:
     """Run a program and return its exit status; see to it that it does not outlive the parent."""
     import subprocess
 
@@ -157,18 +174,19 @@ def watch(argv: list[str]) -> int:
     except OSError as exc:
         sys.stdout.write(f"{argv[0]} could not be started: {exc.strerror}\n")
         return 126
-    _hold_lifeline(lambda: process.send_signal(signal.SIGINT))
+    lifeline = Lifeline(folder, lambda: process.send_signal(signal.SIGINT))
     status = process.wait()
+    lifeline.clean()
     return status if status >= 0 else 128 - status
 
 
-def run(fd: int, args: list[str]) -> int:
+def run(fd: int, folder: str, args: list[str]) -> int:
     """Run the dbt of this environment and return its exit status."""
     out = os.fdopen(fd, "w", buffering=1, encoding="utf-8")
     lock = threading.Lock()
     # The parent may have been started with Ctrl-C switched off, as shells do for what runs in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _hold_lifeline(lambda: os.kill(os.getpid(), signal.SIGINT))
+    lifeline = Lifeline(folder, lambda: os.kill(os.getpid(), signal.SIGINT))
 
     def send(message: dict[str, Any]) -> None:
         # dbt calls back from its worker threads.
@@ -206,14 +224,16 @@ def run(fd: int, args: list[str]) -> int:
     outcome = dbtRunner(callbacks=[on_event]).invoke(args)
     exception = outcome.exception
     problem = "" if exception is None else str(exception) or type(exception).__name__
-    send({"end": {"success": outcome.success, "problem": problem}})
-    out.flush()
+    lifeline.clean()
+    # Nobody reads it if the parent is gone.
+    with contextlib.suppress(BrokenPipeError):
+        send({"end": {"success": outcome.success, "problem": problem}})
     return 0 if outcome.success else 1 if exception is None else 2
 
 
 def main(argv: list[str]) -> int:
     """Do what the arguments ask for and return an exit status."""
-    return watch(argv[2:]) if argv[1] == "watch" else run(int(argv[1]), argv[2:])
+    return watch(argv[2], argv[3:]) if argv[1] == "watch" else run(int(argv[1]), argv[2], argv[3:])
 
 
 def leave(status: int) -> None:

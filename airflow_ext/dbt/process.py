@@ -46,6 +46,7 @@ class DbtProcess:
     :param args: dbt's arguments, beginning with the command.
     :param env: Variables for dbt in addition to this process' own; the place for secrets.
     :param cwd: Folder to run in.
+    :param folder: The run's own folder, which dbt's process removes if this one is lost.
     :param executable: Path of the dbt program of another environment, which gets this environment's variables but
         not its Python path; ``None`` runs the dbt of this environment.
     :param debug: Hand on another environment's log lines of level debug too.
@@ -57,6 +58,7 @@ class DbtProcess:
         *,
         env: Mapping[str, str],
         cwd: Path,
+        folder: Path,
         executable: str | None = None,
         debug: bool = False,
     ) -> None:
@@ -68,13 +70,13 @@ class DbtProcess:
             for name in _OURS:
                 environment.pop(name, None)
             # Without site packages the watcher starts in a few milliseconds.
-            words = ["-P", "-E", "-S", str(_CHILD), "watch", executable, *args, *JSON_LOG]
+            words = ["-P", "-E", "-S", str(_CHILD), "watch", str(folder), executable, *args, *JSON_LOG]
             self._process = self._start(words, environment, cwd)
             self._readers = [self._reader(self._read_json, self._process.stdout)]
             return
         read_fd, write_fd = os.pipe()
         try:
-            words = ["-P", str(_CHILD), str(write_fd), *args]
+            words = ["-P", str(_CHILD), str(write_fd), str(folder), *args]
             self._process = self._start(words, environment, cwd, write_fd)
         except BaseException:
             os.close(read_fd)

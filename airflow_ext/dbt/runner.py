@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -177,6 +177,7 @@ class DbtRun:
             arguments,
             env=self.settings.profile.env if self.settings.profile is not None else {},
             cwd=self.settings.project_dir,
+            folder=target.parent,
             executable=self._executable,
             debug="--debug" in self.flags.args or "-d" in self.flags.args,
         )
@@ -292,43 +293,3 @@ def _adopt(path: Path, *, target: str | None, flags: DbtFlags) -> None:
     # As text, because dbt would write a mapping in Python's notation and read it as YAML.
     arguments["vars"] = json.dumps(dict(flags.vars or arguments.get("vars") or {}))
     path.write_bytes(msgspec.json.encode({**results, "args": arguments}))
-
-
-# The names before there were commands other than build.
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """Settings of :class:`DbtBuild`."""
-
-    project_dir: Path
-    profiles_dir: Path
-    profile: Profile | None = None
-    target: str | None = None
-    vars: Mapping[str, Any] = field(default_factory=dict)
-    full_refresh: bool = False
-    threads: int | None = None
-
-
-class DbtBuild:
-    """``DbtRun(RunSettings(...), flags=DbtFlags(...))`` whose run returns its success."""
-
-    def __init__(self, settings: BuildSettings, *, only: Sequence[str] | None = None) -> None:
-        run = RunSettings(settings.project_dir, settings.profiles_dir, settings.profile, settings.target)
-        flags = DbtFlags(vars=settings.vars, full_refresh=settings.full_refresh, threads=settings.threads)
-        self._run = DbtRun(run, flags=flags, only=only)
-
-    def __enter__(self) -> DbtBuild:
-        self._run.__enter__()
-        return self
-
-    def __exit__(self, *exc_info: Any) -> None:
-        self._run.__exit__(*exc_info)
-
-    def run(self, **callbacks: Any) -> bool:
-        """Run dbt to its end and return whether every node went well."""
-        return self._run.run(**callbacks).success
-
-    def stop(self) -> None:
-        """Stop dbt at once."""
-        self._run.stop()

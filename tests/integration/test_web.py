@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 from airflow_ext.testing.airflow_client import wait_until
 from airflow_ext.testing.local_airflow import LocalAirflow
@@ -81,6 +81,12 @@ def log_in(page: Page, airflow: LocalAirflow) -> None:
     page.wait_for_url(lambda url: "/auth/login" not in url)
 
 
+def extra_link(page: Page, name: str) -> Locator:
+    """Open the tab of Airflow's page of a task that has the links."""
+    page.locator("a[href$='/details']").first.click()
+    return page.get_by_role("link", name=name, exact=True)
+
+
 def links(airflow: LocalAirflow, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
     path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/links"
     return dict(airflow.client.request("GET", path)["extra_links"])
@@ -142,7 +148,7 @@ def test_a_failed_task_leads_to_dbts_message_and_query(
 ) -> None:
     page.goto(f"{airflow.url}/dags/dbt_red/runs/{red}/tasks/shop.orders")
     log_in(page, airflow)
-    page.get_by_role("link", name="dbt node", exact=True).click()
+    extra_link(page, "dbt node").click()
     expect(page.get_by_role("heading", name="orders failed")).to_be_visible()
     expect(page.get_by_text("told to fail: orders").first).to_be_visible()
     expect(page.locator("pre", has_text=re.compile(r"select .* from", re.DOTALL)).first).to_be_visible()
@@ -158,7 +164,7 @@ def test_a_failed_task_leads_to_dbts_message_and_query(
     assert styled == "collapse", "the style sheet was let through"
     page.screenshot(path=str(work / "dbt-run-page.png"), full_page=True)
     page.get_by_role("link", name="Task shop.build in Airflow").click()
-    expect(page.get_by_role("link", name="dbt run", exact=True)).to_be_visible()
+    expect(extra_link(page, "dbt run")).to_be_visible()
     assert complaints == []
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from airflow_ext.dbt.flags import DbtFlags
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.dbt.results import NodeBoard
-from airflow_ext.dbt.runner import BuildSettings, DbtBuild
+from airflow_ext.dbt.runner import DbtRun, RunSettings
 from airflow_ext.dbt.units import units_of
 
 ROOT = Path(__file__).parents[3]
@@ -47,8 +48,8 @@ def flights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def build(folder: Path, board: NodeBoard, **variables: str) -> bool:
-    with DbtBuild(BuildSettings(folder, folder, vars=variables)) as one:
-        return one.run(on_log=lambda _: None, on_node=board.add, on_tick=lambda: None)
+    with DbtRun(RunSettings(folder, folder), flags=DbtFlags(vars=variables)) as one:
+        return one.run(on_log=lambda _: None, on_node=board.add, on_tick=lambda: None).success
 
 
 def worst_delay(path: Path) -> tuple[str, object]:

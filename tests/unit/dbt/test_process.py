@@ -143,11 +143,12 @@ with DbtRun(RunSettings(project, project, profile=profile, executable=executable
 
 @pytest.mark.parametrize("executable", KINDS)
 def test_a_lost_parent_ends_dbt_and_its_queries(
-    server: LocalPostgres, sleepy: Path, profile: Profile, executable: Path | None
+    server: LocalPostgres, sleepy: Path, profile: Profile, tmp_path: Path, executable: Path | None
 ) -> None:
+    (folders := tmp_path / "folders").mkdir()
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(sleepy), str(executable or ""), profile.text],
-        env={**os.environ, **profile.env, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **profile.env, "PYTHONPATH": str(ROOT), "TMPDIR": str(folders)},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -155,9 +156,11 @@ def test_a_lost_parent_ends_dbt_and_its_queries(
         assert parent.stdout is not None
         group = int(parent.stdout.readline())
         until(lambda: sleeping(server) == 2, seconds=40)
+        assert len(list(folders.iterdir())) == 1
         parent.send_signal(signal.SIGKILL)
     until(lambda: sleeping(server) == 0, seconds=3)
     until(lambda: not members(group), seconds=10)
+    assert not list(folders.iterdir())
 
 
 STUBBORN = f"""#!{sys.executable}
@@ -179,7 +182,7 @@ def stubborn(tmp_path: Path) -> Path:
 
 
 def test_what_does_not_end_by_itself_is_killed_with_all_it_started(stubborn: Path, tmp_path: Path) -> None:
-    process = DbtProcess(["build"], env={}, cwd=tmp_path, executable=str(stubborn))
+    process = DbtProcess(["build"], env={}, cwd=tmp_path, folder=tmp_path, executable=str(stubborn))
     messages = process.messages(tick=0.05)
     assert {"log": "ready"} in messages
     assert len(members(process.pid)) == 3
@@ -194,7 +197,7 @@ LOSER = """
 import os, sys
 from pathlib import Path
 from airflow_ext.dbt.process import DbtProcess
-process = DbtProcess(["build"], env={}, cwd=Path("/"), executable=sys.argv[1])
+process = DbtProcess(["build"], env={}, cwd=Path("/"), folder=Path(sys.argv[2]), executable=sys.argv[1])
 for message in process.messages(tick=0.05):
     if message.get("log") == "ready":
         print(process.pid, flush=True)
@@ -202,22 +205,24 @@ for message in process.messages(tick=0.05):
 """
 
 
-def test_after_a_lost_parent_what_does_not_end_by_itself_is_killed(stubborn: Path) -> None:
+def test_after_a_lost_parent_what_does_not_end_by_itself_is_killed(stubborn: Path, tmp_path: Path) -> None:
+    (folder := tmp_path / "folder").mkdir()
     lost = subprocess.run(
-        [sys.executable, "-c", LOSER, str(stubborn)],
+        [sys.executable, "-c", LOSER, str(stubborn), str(folder)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
     until(lambda: not members(int(lost.stdout)), seconds=15)
+    assert not folder.exists()
 
 
 def test_silence_is_told_too(tmp_path: Path) -> None:
     path = tmp_path / "silent"
     path.write_text(f"#!{sys.executable}\nimport time; time.sleep(0.5); print('end')")
     path.chmod(0o755)
-    process = DbtProcess(["ls"], env={}, cwd=tmp_path, executable=str(path))
+    process = DbtProcess(["ls"], env={}, cwd=tmp_path, folder=tmp_path, executable=str(path))
     messages = list(process.messages(tick=0.05))
     assert messages.count({}) >= 3
     assert messages[-1] == {"log": "end"}
@@ -228,7 +233,7 @@ def test_what_a_program_leaves_running_does_not_keep_the_run_from_its_end(tmp_pa
     path = tmp_path / "careless"
     path.write_text(f"#!{sys.executable}\nimport subprocess; subprocess.Popen(['sleep', '600'])")
     path.chmod(0o755)
-    process = DbtProcess(["ls"], env={}, cwd=tmp_path, executable=str(path))
+    process = DbtProcess(["ls"], env={}, cwd=tmp_path, folder=tmp_path, executable=str(path))
     assert set(map(str, process.messages(tick=0.05))) == {"{}"}
     assert process.returncode == 0
     until(lambda: not members(process.pid), seconds=2)

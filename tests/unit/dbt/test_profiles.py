@@ -21,7 +21,7 @@ from airflow_ext.dbt.profiles import (
     profile_from_connection,
     profile_name,
 )
-from airflow_ext.dbt.runner import BuildSettings, DbtBuild
+from airflow_ext.dbt.runner import DbtRun, RunSettings
 from airflow_ext.exceptions import DbtFailedError, InvalidProjectError
 from airflow_ext.testing.postgres import LocalPostgres
 from tests.unit.dbt.profile_cloud_samples import CLOUDS
@@ -282,9 +282,9 @@ def project(tmp_path: Path) -> Path:
 
 def _build(project: Path, profile: Profile) -> tuple[bool, str]:
     lines: list[str] = []
-    with DbtBuild(BuildSettings(project, project, profile=profile)) as build:
-        good = build.run(on_log=lines.append, on_node=lambda _: None, on_tick=lambda: None)
-    return good, "\n".join(lines)
+    with DbtRun(RunSettings(project, project, profile=profile)) as build:
+        end = build.run(on_log=lines.append, on_node=lambda _: None, on_tick=lambda: None)
+    return end.success, "\n".join(lines)
 
 
 def test_a_password_of_any_kind_builds_on_postgresql(
