@@ -88,8 +88,14 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": _SYNC, "python-modules": ["airflow_ext.operators.sync"]},
             {"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.operators.contract"]},
         ],
-        "sensors": [{"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.sensors.contract"]}],
-        "hooks": [{"integration-name": _SYNC, "python-modules": ["airflow_ext.hooks.sync"]}],
+        "sensors": [
+            {"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.sensors.contract"]},
+            {"integration-name": _DBT, "python-modules": ["airflow_ext.sensors.dbt"]},
+        ],
+        "hooks": [
+            {"integration-name": _SYNC, "python-modules": ["airflow_ext.hooks.sync"]},
+            {"integration-name": _DBT, "python-modules": ["airflow_ext.hooks.dbt"]},
+        ],
         "triggers": [
             {"integration-name": _DBT, "python-modules": ["airflow_ext.triggers.dbt"]},
             {"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.triggers.contract"]},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
-from airflow_ext.dbt.flags import DbtFlags
+from airflow_ext.dbt.flags import KNOWN, DbtFlags
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.dbt.runner import DbtEnd, DbtRun
 from airflow_ext.hooks.dbt import settings_of
@@ -129,6 +129,8 @@ class DbtOperator(BaseOperator):
             raise ValueError(
                 "use_data_interval=True: it gives event_time_start and event_time_end, leave these out"
             )
+        if use_data_interval and self.command not in KNOWN["event_time_start"]:
+            raise ValueError(f"use_data_interval=True: dbt {self.command} has no use for event times")
         # A template is checked when it is rendered.
         templated = any("{{" in word or "{%" in word for word in args)
         self.flags(full_refresh=bool(full_refresh), args=() if templated else args).argv(self.command)

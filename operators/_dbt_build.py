@@ -107,6 +107,7 @@ class DbtNodesOperator(DbtOperator):
         *,
         only: Sequence[str] | None,
         on_tick: Callable[[], None],
+        whole: bool = True,
     ) -> bool:
         end = self.run_dbt(
             context,
@@ -114,11 +115,15 @@ class DbtNodesOperator(DbtOperator):
             only=only,
             on_node=board.add,
             on_tick=on_tick,
-            before_cleanup=lambda end: self._keep_artifacts(context, board, end, merge=only is not None),
+            before_cleanup=lambda end: self._keep_artifacts(
+                context, board, end, merge=only is not None, whole=whole
+            ),
         )
         return end.success
 
-    def _keep_artifacts(self, context: Context, board: NodeBoard, end: DbtEnd, *, merge: bool) -> None:
+    def _keep_artifacts(
+        self, context: Context, board: NodeBoard, end: DbtEnd, *, merge: bool, whole: bool
+    ) -> None:
         if self.project.artifacts is None:
             return
         root = str(self.project.artifacts)
@@ -126,7 +131,9 @@ class DbtNodesOperator(DbtOperator):
         place = place_of(root, dag_id=self.dag_id, run_id=run_id, task_id=self.task_id)
         keep_run(end.target, place, merge=merge)
         self.log.info("run_results.json and manifest.json are kept in %s", place)
-        if end.success and self.command == "build":
+        bare = self.select is None and self.exclude is None and self.selector is None
+        if end.success and whole and bare and self.command == "build":
+            # What others defer to must have been built as a whole.
             name = board.index.project if board.index is not None else self.project.project_dir.name
             keep_run(end.target, latest_of(root, project=name, target=self.project.target), merge=False)
 
@@ -296,7 +303,7 @@ class DbtGroupBuildOperator(DbtBuildOperator):
         only = [unique_id for unique_id in board.work() if unique_id in wanted]
         writer.write()
         if only:
-            super()._build(context, board, flags, only=only, on_tick=writer.tick)
+            super()._build(context, board, flags, only=only, on_tick=writer.tick, whole=False)
         self._report(board)
         publish(board, board.outcomes(units, over=True), True)
         return board
@@ -309,10 +316,11 @@ class DbtGroupBuildOperator(DbtBuildOperator):
         *,
         only: Sequence[str] | None,
         on_tick: Callable[[], None],
+        whole: bool = True,
     ) -> bool:
         if self.source_freshness:
             self._check_sources(context, board, flags)
-        return super()._build(context, board, flags, only=only, on_tick=on_tick)
+        return super()._build(context, board, flags, only=only, on_tick=on_tick, whole=whole)
 
     def _check_sources(self, context: Context, board: NodeBoard, flags: DbtFlags) -> None:
         from airflow_ext.dbt.flags import DbtFlags

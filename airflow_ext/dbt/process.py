@@ -21,12 +21,11 @@ _CHILD = Path(__file__).with_name("child.py")
 
 QUIET = {
     "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-    "DBT_VERSION_CHECK": "false",
     "DBT_USE_COLORS": "false",
     "DBT_LOG_LEVEL_FILE": "none",
     "PYTHONUNBUFFERED": "1",
 }
-"""No telemetry, no question to a server about newer versions, log lines fit for a task log."""
+"""No telemetry, log lines fit for a task log."""
 
 JSON_LOG = ("--log-format", "json", "--log-level", "debug")
 """What makes a dbt of another environment tell of its nodes; they are events of level debug."""

@@ -180,7 +180,7 @@ class Lineage:
         self.project, self.index, self.records = project, index, records
         self.started, self.details, self.with_sql = started, details, with_sql
         self.stage = ".build" if command == "build" else ""
-        self.run = cast("Any", context["dag_run"])
+        self.dag_run = cast("Any", context["dag_run"])
         self.parent = _parent_of(context["ti"])
         self.graph = {node.unique_id: node for node in (*index.nodes, *index.extras)}
         self.facets: dict[str, RunFacet] = {
@@ -282,9 +282,9 @@ class Lineage:
                 message=text[:MESSAGE_LIMIT], programmingLanguage="sql"
             )
         # The same node of the same try is the same run, however often it is told.
-        data = f"{self.run.run_id}/{self.parent.run.runId}/{key}".encode()
+        data = f"{self.dag_run.run_id}/{self.parent.run.runId}/{key}".encode()
         return NodeRun(
-            run_id=str(generate_static_uuid(self.run.logical_date or self.run.run_after, data)),
+            run_id=str(generate_static_uuid(self.dag_run.logical_date or self.dag_run.run_after, data)),
             namespace=conf.namespace(),
             job=job,
             ids=len(ids),

@@ -38,7 +38,7 @@ def _classes(base: type, *rooms: str) -> list[type]:
         for value in vars(module).values()
         if isinstance(value, type)
         and issubclass(value, base)
-        and value.__module__ == module.__name__
+        and (value.__module__ == module.__name__ or value.__name__ in getattr(module, "__all__", ()))
         and not value.__name__.startswith("_")
     ]
 
