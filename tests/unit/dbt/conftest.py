@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from airflow.sdk.io import attach
 from airflow.sdk.io.store import _STORE_CACHE
-from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]  # has no types
+from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_ext.cli.dbt import index
 from tests.paths import ROOT

@@ -81,7 +81,7 @@ def test_a_site_is_put_in_a_folder(project: DbtProject, tmp_path: Path) -> None:
 def test_a_site_is_put_in_an_object_store(project: DbtProject) -> None:
     from airflow.sdk.io import attach
     from airflow.sdk.io.store import _STORE_CACHE
-    from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]  # ships none
+    from fsspec.implementations.memory import MemoryFileSystem
 
     store = MemoryFileSystem()
     attach("memory", fs=store)
