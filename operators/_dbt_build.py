@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow.sdk import AssetAlias
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_ext.dbt.artifacts import keep_run, latest_of, place_of
+from airflow_ext.dbt.artifacts import MANIFEST, keep_run, latest_of, place_of
 from airflow_ext.dbt.results import NodeBoard, unpacked
 from airflow_ext.exceptions import DbtFailedError, InvalidProjectError
+from airflow_ext.hooks.dbt_lineage import emit_lineage
 from airflow_ext.operators._dbt_base import FLUSH_INTERVAL, DbtOperator
-from airflow_ext.triggers.dbt import NODES_KEY
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
     from airflow_ext.dbt.flags import DbtFlags
     from airflow_ext.dbt.index import DbtIndex
-    from airflow_ext.dbt.results import Outcome
     from airflow_ext.dbt.runner import DbtEnd
-    from airflow_ext.dbt.units import DbtUnit
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +71,7 @@ class DbtNodesOperator(DbtOperator):
         if only is not None:
             self.log.info("Going on with the %d ids that an earlier try left", len(only))
         last = ti.try_number > ti.max_tries
-        writer = _Writer(board, lambda: self._publish(context, board, last=last, ended=False))
+        writer = Writer(board, lambda: self._publish(context, board, last=last, ended=False))
         writer.write()
         try:
             good = self._build(context, board, flags, only=only, on_tick=writer.tick)
@@ -109,15 +106,26 @@ class DbtNodesOperator(DbtOperator):
         on_tick: Callable[[], None],
         whole: bool = True,
     ) -> bool:
+        begun, earlier = time.time(), dict(board.records)
+
+        def at_end(end: DbtEnd) -> None:
+            self._keep_artifacts(context, board, end, merge=only is not None, whole=whole)
+            if board.index is not None:
+                # Whoever waits for the nodes need not wait until a lineage server has answered.
+                on_tick()
+                ran = {name: one for name, one in board.records.items() if earlier.get(name) is not one}
+                emit_lineage(
+                    context,
+                    self.project,
+                    board.index,
+                    ran,
+                    started=begun,
+                    command=self.command,
+                    manifest=end.target / MANIFEST,
+                )
+
         end = self.run_dbt(
-            context,
-            flags,
-            only=only,
-            on_node=board.add,
-            on_tick=on_tick,
-            before_cleanup=lambda end: self._keep_artifacts(
-                context, board, end, merge=only is not None, whole=whole
-            ),
+            context, flags, only=only, on_node=board.add, on_tick=on_tick, before_cleanup=at_end
         )
         return end.success
 
@@ -228,160 +236,7 @@ class DbtBuildOperator(DbtNodesOperator):
     command: ClassVar[str] = "build"
 
 
-class DbtGroupBuildOperator(DbtBuildOperator):
-    """The build task of a :class:`DbtTaskGroup`: tells its node tasks and emits their assets' events.
-
-    It ends green when dbt came to an end: each failed node's own task is red, and a green build can emit
-    the events of the others.
-
-    :param units: The units of the group.
-    :param partition: Partition key of the events (templated).
-    :param tests: How tests are shown.
-    :param source_freshness: Run ``dbt source freshness`` before the build.
-    :param emits: Whether nodes are assets.
-    """
-
-    template_fields: Sequence[str] = (*DbtBuildOperator.template_fields, "partition")
-
-    def __init__(
-        self,
-        *,
-        units: Sequence[DbtUnit],
-        partition: str | None = None,
-        tests: TestsShown = "with_node",
-        source_freshness: bool = False,
-        emits: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.partition = partition
-        self.units = units
-        self.tests = tests
-        self.source_freshness = source_freshness
-        self.emits = emits
-        self.outlets = [AssetAlias(name=self.alias)] if emits else []
-        self._started = 0.0
-
-    @property
-    def alias(self) -> str:
-        """Name of the alias that carries the group's unkeyed events."""
-        return f"dbt/{self.dag_id}.{self.task_id}"
-
-    def run_flags(self, context: Context) -> DbtFlags:
-        """Return the flags of this run, from rendered arguments."""
-        from dataclasses import replace
-
-        flags = super().run_flags(context)
-        return replace(flags, exclude_resource_types=TESTS) if self.tests == "none" else flags
-
-    def execute(self, context: Context) -> None:
-        """Build, or go on with what an earlier try left."""
-        self._started = time.time()
-        super().execute(context)
-
-    def build_units(
-        self,
-        context: Context,
-        labels: Sequence[str],
-        *,
-        publish: Callable[[NodeBoard, Mapping[str, Outcome], bool], None],
-    ) -> NodeBoard:
-        """Build some units only, in one run of dbt, for a task other than this one.
-
-        :param context: Context of the calling task.
-        :param labels: Units.
-        :param publish: Called while dbt runs and at its end with the board, the outcomes so far, and whether it is over.
-        """
-        units = [unit for unit in self.units if unit.label in set(labels)]
-        board = self.new_board(index=self.index())
-        wanted = {node.unique_id for unit in units for node in unit.nodes if node.runs}
-        wanted.update(test for unit in units for test in unit.tests)
-        # The calling task renders only what is its own.
-        self.render_template_fields(context)
-        flags = self.run_flags(context)
-        writer = _Writer(board, lambda: publish(board, board.outcomes(units, over=False), False))
-        only = [unique_id for unique_id in board.work() if unique_id in wanted]
-        writer.write()
-        if only:
-            super()._build(context, board, flags, only=only, on_tick=writer.tick, whole=False)
-        self._report(board)
-        publish(board, board.outcomes(units, over=True), True)
-        return board
-
-    def _build(
-        self,
-        context: Context,
-        board: NodeBoard,
-        flags: DbtFlags,
-        *,
-        only: Sequence[str] | None,
-        on_tick: Callable[[], None],
-        whole: bool = True,
-    ) -> bool:
-        if self.source_freshness:
-            self._check_sources(context, board, flags)
-        return super()._build(context, board, flags, only=only, on_tick=on_tick, whole=whole)
-
-    def _check_sources(self, context: Context, board: NodeBoard, flags: DbtFlags) -> None:
-        from airflow_ext.dbt.flags import DbtFlags
-
-        shown = {node.unique_id for unit in self.units for node in unit.nodes if node.kind == "source"}
-
-        def on_node(message: Mapping[str, Any]) -> None:
-            if message["id"] in shown:
-                board.add(message)
-
-        asked = DbtFlags(vars=flags.vars, threads=flags.threads)
-        self.run_dbt(context, asked, command="source freshness", on_node=on_node)
-
-    def _publish(self, context: Context, board: NodeBoard, *, last: bool, ended: bool) -> None:
-        super()._publish(context, board, last=last, ended=ended)
-        outcomes = board.outcomes(self.units, over=ended)
-        push_nodes(context, outcomes, started=self._started, last=last, ended=ended)
-
-    def _end_badly(self, board: NodeBoard) -> None:
-        if board.uncovered_failures() or not board.failed():
-            raise self._error(board)
-        self.log.warning("%s", self._error(board))
-
-    def _emit(self, context: Context, board: NodeBoard) -> None:
-        from airflow_ext.operators._dbt_nodes import emit_nodes
-
-        self.outlets = emit_nodes(context, self, board.good())
-
-
-def push_nodes(
-    context: Context,
-    outcomes: Mapping[str, Outcome],
-    *,
-    started: float,
-    last: bool,
-    ended: bool,
-    batch: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the one XCom that node tasks read.
-
-    :param outcomes: Settled units by label.
-    :param started: When this try began, seconds since 1970.
-    :param last: Whether the task may not retry any more.
-    :param ended: Whether dbt is done.
-    :param batch: What a cleared task tells those that were cleared with it: ``asked``, the units that it builds, and
-        ``good``, what :meth:`NodeBoard.good` returned at the end; ``None`` for a whole build.
-    """
-    ti = cast("Any", context["ti"])
-    payload: dict[str, Any] = {
-        "try": ti.try_number,
-        "last": last,
-        "ended": ended,
-        "started": started,
-        "at": time.time(),
-        "units": dict(outcomes),
-        **(batch or {}),
-    }
-    ti.xcom_push(key=NODES_KEY, value=payload)
-
-
-class _Writer:
+class Writer:
     """Write node states when they changed, and not more often than writing itself allows.
 
     :param board: Counts its changes.

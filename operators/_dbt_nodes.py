@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_ext.dbt.index import DbtNode
     from airflow_ext.dbt.project import DbtProject
     from airflow_ext.dbt.results import Outcome
-    from airflow_ext.operators._dbt_build import DbtGroupBuildOperator
+    from airflow_ext.operators._dbt_group import DbtGroupBuildOperator
 
 _IN_TRIGGERER: Mapping[str, Any] = {
     "trigger_rule": "always",
@@ -81,7 +81,7 @@ class DbtNodeOperator(BaseOperator):
             raise AirflowFailException(f"unexpected event of the task's trigger: {event!r}")
 
     def _build(self, context: Context, builder: DbtGroupBuildOperator, *, asked: list[str]) -> None:
-        from airflow_ext.operators._dbt_build import push_nodes
+        from airflow_ext.operators._dbt_group import push_nodes
 
         if len(asked) > 1:
             self.log.info("Cleared together and built in one run of dbt: %s", ", ".join(asked))

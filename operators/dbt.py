@@ -10,7 +10,7 @@ from airflow.sdk import TaskGroup
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.dbt.units import DbtUnit, Granularity, GroupBy, Sources, Tests, units_of
 from airflow_ext.operators._dbt_base import Words
-from airflow_ext.operators._dbt_build import DbtBuildOperator, DbtGroupBuildOperator
+from airflow_ext.operators._dbt_build import DbtBuildOperator
 from airflow_ext.operators._dbt_commands import (
     DbtCloneOperator,
     DbtCompileOperator,
@@ -21,6 +21,7 @@ from airflow_ext.operators._dbt_commands import (
     DbtSnapshotOperator,
     DbtTestOperator,
 )
+from airflow_ext.operators._dbt_group import DbtGroupBuildOperator
 from airflow_ext.operators._dbt_nodes import DbtDoneOperator, DbtNodeOperator, asset_of
 from airflow_ext.operators._dbt_outputs import (
     DbtDocsGenerateOperator,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from airflow_ext.dbt.project import DbtProject
 
 log = logging.getLogger(__name__)
+_of_events = logging.getLogger(f"{__name__}.events")
+_of_events.setLevel(logging.WARNING)
 
 BOUND = 30.0
 """Seconds that telling may take in all."""
@@ -175,10 +177,17 @@ class _Courier:
     def _tell(self) -> None:
         from airflow.providers.openlineage.plugins.adapter import OpenLineageAdapter
 
+        class Adapter(OpenLineageAdapter):
+            """The provider's adapter without its line in the log for each event: they would drown dbt's."""
+
+            @property
+            def log(self) -> Any:
+                return _of_events
+
         client = OpenLineageAdapter().get_or_create_openlineage_client()
         watched = _Watched(client)
         # The adapter masks the secrets that Airflow knows.
-        adapter = OpenLineageAdapter(client=cast("OpenLineageClient", watched))
+        adapter = Adapter(client=cast("OpenLineageClient", watched))
         try:
             for run in self._lineage.runs():
                 for event in run.events():

@@ -20,7 +20,7 @@ def _named(module: str, name: str) -> Any:
 
 NODE = _named("_dbt_nodes", "DbtNodeOperator")
 DONE = _named("_dbt_nodes", "DbtDoneOperator")
-BUILD = _named("_dbt_build", "DbtGroupBuildOperator")
+BUILD = _named("_dbt_group", "DbtGroupBuildOperator")
 
 
 class _DbtLink(BaseOperatorLink):

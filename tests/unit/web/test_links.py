@@ -10,7 +10,7 @@ import pytest
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.utils.session import create_session
 
-from airflow_ext.operators._dbt_build import DbtGroupBuildOperator
+from airflow_ext.operators._dbt_group import DbtGroupBuildOperator
 from airflow_ext.operators._dbt_nodes import DbtDoneOperator, DbtNodeOperator
 from airflow_ext.web.links import BUILD, DONE, NODE
 from airflow_ext.web.mount import dbt_path
