@@ -42,7 +42,7 @@ class DbtNodeOperator(BaseOperator):
     :param unit: Label of the unit.
     """
 
-    ui_color = "#ffb3a3"
+    # No colour: each attribute that is not Airflow's default is in the serialized DAG once per node.
     start_from_trigger = True
 
     def __init__(self, *, build_task_id: str, unit: str, **kwargs: Any) -> None:
