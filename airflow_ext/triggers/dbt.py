@@ -69,17 +69,21 @@ class _BuildTrigger(BaseTrigger):
         return view.state in ENDED and self._ti.try_number > 1 and view.payload.get("at", 0.0) < self._since()
 
     def _take_unit_tasks(self) -> dict[str, UnitTask]:
-        """Return the unit tasks of the group by id, which a cleared task needs, and let go of the DAG.
+        """Return the unit tasks of the group by id, and let go of the DAG.
 
         Airflow gives each trigger a DAG of its own: with 300 nodes they would fill a gigabyte while they wait.
         """
         dag = getattr(self._ti.task, "dag", None)
         if dag is None:
             return {}
-        tasks = self._unit_tasks(dag) if self._ti.try_number > 1 else {}
+        tasks = self._unit_tasks(dag) if self._needs_unit_tasks else {}
         dag.task_dict.clear()
         dag.task_group.children.clear()
         return tasks
+
+    @property
+    def _needs_unit_tasks(self) -> bool:
+        return bool(self._ti.try_number > 1)
 
     def _unit_tasks(self, dag: Any) -> dict[str, UnitTask]:
         labels = {}
@@ -219,25 +223,32 @@ class DbtDoneTrigger(_BuildTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the build and yield the group's end."""
-        tasks = self._take_unit_tasks()
+        names = sorted(self._take_unit_tasks())
         async with aclosing(self._views()) as views:
             async for view in views:
-                if self._cleared_alone(view):
-                    states = await self._all_ended(sorted(tasks))
-                    yield self._event(view, [name for name, state in states.items() if state == "failed"])
-                    return
-                if view.state in FINISHED or view.state == "missing":
-                    units = view.payload.get("units", {})
-                    yield self._event(view, [name for name in units if units[name]["state"] == "failed"])
-                    return
+                alone = self._cleared_alone(view)
+                if alone or view.state in FINISHED or view.state == "missing":
+                    break
+        # What follows the group, and whoever looks at a run that is over, shall find every state settled.
+        states = await self._all_ended(names) if view.state in ENDED else {}
+        failed = [name for name, state in states.items() if state == "failed"]
+        if not alone:
+            units = view.payload.get("units", {})
+            failed = failed or [name for name in units if units[name]["state"] == "failed"]
+        yield self._event(view, failed)
+
+    @property
+    def _needs_unit_tasks(self) -> bool:
+        return True
 
     async def _all_ended(self, names: list[str]) -> dict[str, str]:
         """Wait until every unit task is finished and return their states."""
-        while True:
+        while names:
             states = await read_states(self._ti.dag_id, self._ti.run_id, names)
             if all(state in FINISHED for state in states.values()):
                 return states
-            await asyncio.sleep(2 * reader.POLL)
+            await asyncio.sleep(reader.POLL)
+        return {}
 
     def _event(self, view: BuildView, failed: list[str]) -> TriggerEvent:
         if view.state == "skipped":

@@ -315,6 +315,20 @@ def test_the_group_is_green_only_if_everything_is(
     assert type(end(done())) is expected
 
 
+def test_the_end_waits_until_every_state_is_settled(channel: Channel) -> None:
+    tasks = tree(m={"g.build"}, build=set(), done={"g.m"})
+    channel.states |= {"g.build": "success", "g.m": "deferred"}
+    channel.tell(ended=True, m=GOOD)
+
+    def later(count: int) -> None:
+        if count == 20:
+            channel.states["g.m"] = "success"
+
+    channel.on_ask = later
+    assert type(end(done(task=tasks["g.done"]))) is TaskSuccessEvent
+    assert len(channel.asked) >= 20
+
+
 @pytest.mark.parametrize(("state", "expected"), [("success", TaskSuccessEvent), ("failed", TaskFailedEvent)])
 def test_a_group_whose_nodes_were_cleared_is_what_its_node_tasks_are(
     channel: Channel, state: str, expected: type[TriggerEvent]
