@@ -20,6 +20,10 @@ from benchmarks._dbt_projects import PASSWORD_VARIABLE, PORT_VARIABLE, Shape, ge
 DAGS = Path(__file__).with_name("dbt_dags")
 WORK_VARIABLE = "AIRFLOW_EXT_BENCH_WORK"
 PARALLELISM = 4
+SETTLE = 4.0
+PATIENCE = 45.0
+QUIET_SHARE = 0.2
+"""A machine is quiet if less than this share of its cores is at work for two seconds."""
 
 QUIET = {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "DBT_VERSION_CHECK": "false", "DBT_USE_COLORS": "false"}
 """For everybody's dbt: nobody waits for a server on the internet."""
@@ -143,6 +147,22 @@ def measure_run(
         cpu_parts={name: round(after[name] - before[name], 2) for name in after},
         xcom_rows=stage.xcom_rows(part, dag_id, run_id),
     )
+
+
+def settle() -> None:
+    """Wait until callbacks and logs of the run before are done with and the machine is quiet, at most for a while."""
+    time.sleep(SETTLE)
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        before = _busy_ticks()
+        time.sleep(2)
+        if (_busy_ticks() - before) / _TICKS / 2 < QUIET_SHARE * (os.cpu_count() or 1):
+            return
+
+
+def _busy_ticks() -> int:
+    user, nice, system, *_ = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    return int(user) + int(nice) + int(system)
 
 
 def seconds_of(run: Mapping[str, Any]) -> float:
