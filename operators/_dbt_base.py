@@ -192,6 +192,7 @@ class DbtOperator(BaseOperator):
         command: str | None = None,
         words: Sequence[str] = (),
         only: Sequence[str] | None = None,
+        batches: Mapping[str, Any] | None = None,
         on_node: Callable[[Mapping[str, Any]], None] = no_node,
         on_tick: Callable[[], None] = lambda: None,
         before_cleanup: Callable[[DbtEnd], None] = lambda _: None,
@@ -202,11 +203,14 @@ class DbtOperator(BaseOperator):
         :param command: ``None`` means the operator's own.
         :param words: Words after the command.
         :param only: Exact ids to run; ``None`` means what the flags select.
+        :param batches: Of microbatch models among ``only``: which batches went well before and are left alone.
         :param before_cleanup: Called with the end while the run's folder still exists.
         :raises DbtFailedError: If dbt did not come to an end.
         """
         command = command or self.command
-        with DbtRun(settings_of(self.project), command, flags=flags, words=words, only=only) as run:
+        with DbtRun(
+            settings_of(self.project), command, flags=flags, words=words, only=only, batches=batches
+        ) as run:
             self._run = run
             end = run.run(on_log=self.log.info, on_node=on_node, on_tick=on_tick, tick=FLUSH_INTERVAL / 2)
             before_cleanup(end)

@@ -34,7 +34,7 @@ TestsShown = Literal["with_node", "tasks", "none"]
 
 
 class DbtNodesOperator(DbtOperator):
-    """A command that runs nodes; a retry runs only what failed or was not reached.
+    """A command that runs nodes; a retry runs only what failed or was not reached, of a microbatch model the batches.
 
     Which nodes are done is kept in the task's state store while dbt runs, so that a retry goes on from
     there on any worker, also after the first was killed. That needs the project's manifest, and with a selection that
@@ -125,7 +125,13 @@ class DbtNodesOperator(DbtOperator):
                 )
 
         end = self.run_dbt(
-            context, flags, only=only, on_node=board.add, on_tick=on_tick, before_cleanup=at_end
+            context,
+            flags,
+            only=only,
+            batches=dict(board.batches),
+            on_node=board.add,
+            on_tick=on_tick,
+            before_cleanup=at_end,
         )
         return end.success
 

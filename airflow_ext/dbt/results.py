@@ -49,6 +49,7 @@ class NodeRecord(TypedDict, total=False):
     compiled: str
     max_loaded_at: str
     age: float
+    batches: Mapping[str, Any]
 
 
 _RECORD_FIELDS = tuple(name for name in NodeRecord.__annotations__ if name not in ("status", "message"))
@@ -108,6 +109,12 @@ class NodeBoard:
             for unique_id, record in (records or {}).items()
             if record["status"] in GOOD or (keep_failed_tests and _is_failed_test(unique_id, record))
         }
+        self.batches: dict[str, Mapping[str, Any]] = {
+            unique_id: record["batches"]
+            for unique_id, record in (records or {}).items()
+            if record["status"] in BAD and "batches" in record
+        }
+        """Of microbatch models that went well in part: which batches did, so that a retry leaves them alone."""
         self.changes = 0
 
     def add(self, message: Mapping[str, Any]) -> None:
@@ -119,6 +126,10 @@ class NodeBoard:
             if message.get(field) is not None:
                 record[field] = message[field]  # type: ignore[literal-required]  # the names are the record's own
         self.records[message["id"]] = record
+        if "batches" in record:
+            self.batches[message["id"]] = record["batches"]
+        elif record["status"] in GOOD:
+            self.batches.pop(message["id"], None)
         self.changes += 1
 
     def failed(self) -> list[str]:
@@ -233,8 +244,9 @@ class NodeBoard:
             for unique_id, record in self.records.items()
         }
         columns += [[record.get(field) for record in built.values()] for field in _FACTS]
+        content = [*columns, self.batches]
         # A task's state store takes 64 KB per value: thousands of nodes only fit by columns and compressed.
-        text = json.dumps(columns, separators=(",", ":"))
+        text = json.dumps(content, separators=(",", ":"))
         return base64.b85encode(zlib.compress(text.encode(), level=6)).decode()
 
     def _stands(self, unique_id: str) -> bool:
@@ -331,12 +343,14 @@ class NodeBoard:
 
 def unpacked(text: str) -> dict[str, NodeRecord]:
     """Return the records that :meth:`NodeBoard.packed` wrote."""
-    ids, statuses, *facts = json.loads(zlib.decompress(base64.b85decode(text)))
+    ids, statuses, *facts, batches = json.loads(zlib.decompress(base64.b85decode(text)))
     records = {unique_id: NodeRecord(status=status) for unique_id, status in zip(ids, statuses, strict=True)}
     for field, values in zip(_FACTS, facts, strict=True):
         for record, value in zip(records.values(), values, strict=True):
             if value is not None:
                 record[field] = value  # type: ignore[literal-required]  # the names are the record's own
+    for unique_id, told in batches.items():
+        records.setdefault(unique_id, NodeRecord(status="partial success"))["batches"] = told
     return records
 
 

@@ -216,6 +216,22 @@ def test_packed_records_lose_only_what_people_read() -> None:
     assert NodeBoard(INDEX, stored).remaining() == ["model.p.n", "test.p.b", "test.p.c", "test.p.lonely"]
 
 
+def test_batches_that_went_well_are_kept_until_their_model_is_good() -> None:
+    made, batches = (
+        board(),
+        {"successful": [["2026-01-01", "2026-01-02"]], "failed": [["2026-01-02", "2026-01-03"]]},
+    )
+    made.add({"id": "model.p.m", "status": "partial success", "batches": batches})
+    second = NodeBoard(INDEX, unpacked(made.packed()))
+    assert second.batches == {"model.p.m": batches}
+    # A try that was killed before it came to the model knows them still.
+    third = NodeBoard(INDEX, unpacked(second.packed()))
+    assert third.batches == {"model.p.m": batches}
+    assert "model.p.m" in third.remaining()
+    third.add({"id": "model.p.m", "status": "success"})
+    assert third.batches == {}
+
+
 def test_packed_records_of_five_thousand_nodes_fit_the_state_store() -> None:
     made = NodeBoard(None)
     for number in range(5_000):
