@@ -38,12 +38,12 @@ IN_QUICK = ("run",)
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only ours and the floor, on a small case")
-    parser.add_argument("--part", choices=PARTS, help="one part only; keeps no results file")
+    parser.add_argument("--part", choices=PARTS, help="one part only")
     asked = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     wanted = [asked.part] if asked.part else list(IN_QUICK if asked.quick else PARTS)
-    report = Report("dbt", quick=asked.quick or asked.part is not None)
+    report = Report("dbt", quick=asked.quick, part=asked.part is not None)
     shutil.rmtree(WORK, ignore_errors=True)
     try:
         with LocalPostgres(WORK / "postgres", settings={"max_connections": "300"}) as server:

@@ -27,12 +27,16 @@ class Report:
     """Collect the bars of one benchmark.
 
     :param bench: Its name, which is that of its module.
-    :param quick: Whether only the small case was run; a quick run keeps no results file.
+    :param quick: Whether only the small case was run; a quick run keeps no results.
+    :param part: Whether only a part was run; its bars replace those of the same names in the results that are kept.
+    :param results: Folder of the results.
     """
 
-    def __init__(self, bench: str, *, quick: bool) -> None:
+    def __init__(self, bench: str, *, quick: bool, part: bool = False, results: Path = RESULTS) -> None:
         self.bench = bench
         self.quick = quick
+        self._part = part
+        self._results = results
         self._bars: list[dict[str, Any]] = []
         self._skipped: list[str] = []
         self._started = time.monotonic()
@@ -91,11 +95,21 @@ class Report:
             },
         }
         if not self.quick:
-            RESULTS.mkdir(exist_ok=True)
-            text = json.dumps(result, indent=2) + "\n"
-            (RESULTS / f"{self.bench}.json").write_text(text, encoding="utf-8")
+            self._keep(result)
         print(json.dumps(result), flush=True)
         return 0 if self._bars and all(bar["pass"] for bar in self._bars) else 1
+
+    def _keep(self, result: Mapping[str, Any]) -> None:
+        """Write the results file; each bar has its own date, since parts may be run on different days."""
+        self._results.mkdir(exist_ok=True)
+        path = self._results / f"{self.bench}.json"
+        dated = [{**bar, "date": result["machine"]["date"]} for bar in self._bars]
+        names = {bar["name"] for bar in dated}
+        earlier = json.loads(path.read_bytes())["bars"] if self._part and path.exists() else []
+        kept = {**result, "bars": [bar for bar in earlier if bar["name"] not in names] + dated}
+        if self._part:
+            kept["skipped"] = []
+        path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def quick_asked(description: str) -> bool:

@@ -40,5 +40,18 @@ def test_a_missed_bar_fails_the_benchmark(capsys: pytest.CaptureFixture[str]) ->
     assert [bar["pass"] for bar in told["bars"]] == [False, True]
 
 
+def test_a_part_replaces_its_own_bars_in_the_kept_results(tmp_path: Path) -> None:
+    whole = Report("some", quick=False, results=tmp_path)
+    whole.bar("a", 1, "<=", 2, unit="s")
+    whole.bar("b", 1, "<=", 2, unit="s")
+    whole.finish()
+    part = Report("some", quick=False, part=True, results=tmp_path)
+    part.bar("b", 3, "<=", 2, unit="s")
+    assert part.finish() == 1
+    kept = json.loads((tmp_path / "some.json").read_text())
+    assert {bar["name"]: bar["value"] for bar in kept["bars"]} == {"a": 1, "b": 3}
+    assert all(bar["date"] for bar in kept["bars"])
+
+
 def test_a_benchmark_without_bars_has_shown_nothing() -> None:
     assert Report("some", quick=True).finish() == 1
