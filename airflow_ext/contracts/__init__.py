@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from airflow_ext.contracts.model import Contract
 from airflow_ext.contracts.ranges import ContractRange
+from airflow_ext.contracts.tables import Column, Table
 from airflow_ext.contracts.verdict import Reason, RunReference, Status, Verdict
 
-__all__ = ["Contract", "ContractRange", "Reason", "RunReference", "Status", "Verdict"]
+__all__ = ["Column", "Contract", "ContractRange", "Reason", "RunReference", "Status", "Table", "Verdict"]

@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_ext.contracts.model import Column, Contract
+from airflow_ext.contracts.families import FITS, Widening, family_of, widening
 from airflow_ext.contracts.sql import Bound, Database, QueryError, Sql, quote_table
+from airflow_ext.contracts.tables import Column, Table
 from airflow_ext.contracts.verdict import Reason
-
-_FAMILIES = {
-    "boolean": ("BOOLEAN", "BIT"),
-    "integer": (
-        "TINYINT", "SMALLINT", "MEDIUMINT", "INT", "BIGINT", "INT128", "INT256", "UTINYINT", "USMALLINT",
-        "UMEDIUMINT", "UINT", "UBIGINT", "UINT128", "UINT256", "SERIAL", "SMALLSERIAL", "BIGSERIAL",
-    ),
-    "number": ("FLOAT", "DOUBLE", "DECIMAL", "UDECIMAL", "BIGDECIMAL", "MONEY", "SMALLMONEY", "UDOUBLE"),
-    "string": ("CHAR", "NCHAR", "VARCHAR", "NVARCHAR", "BPCHAR", "TEXT", "MEDIUMTEXT", "LONGTEXT", "TINYTEXT",
-               "NAME", "UUID", "ENUM"),
-    "date": ("DATE", "DATE32"),
-    "timestamp": ("DATETIME", "DATETIME2", "DATETIME64", "SMALLDATETIME", "TIMESTAMP", "TIMESTAMPNTZ",
-                  "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"),
-    "timestamptz": ("TIMESTAMPTZ", "TIMESTAMPLTZ"),
-    "time": ("TIME", "TIMETZ", "TIME_NS"),
-    "array": ("ARRAY", "LIST", "VECTOR"),
-    "map": ("MAP",),
-    "object": ("STRUCT", "OBJECT", "JSON", "JSONB", "NESTED", "UNION", "VARIANT"),
-    "binary": ("BINARY", "VARBINARY", "BLOB", "LONGBLOB", "MEDIUMBLOB", "TINYBLOB"),
-}  # fmt: skip
-_FITS = {
-    "number": {"number", "integer"},
-    "timestamp": {"timestamp", "timestamptz"},
-    "object": {"object", "map"},
-    "vector": {"array"},
-}
-"""Which families keep a logical type's promise, where that is more than the one of the same name."""
-_SAME = {"TEXT": "VARCHAR", "NVARCHAR": "VARCHAR", "BPCHAR": "CHAR", "NCHAR": "CHAR", "DATETIME": "TIMESTAMP"}
 
 
 @dataclass(frozen=True)
@@ -51,27 +23,6 @@ class Found:
     name: str
     type: str
     family: str
-
-
-@functools.lru_cache(maxsize=4096)
-def _parse(type_: str, dialect: str) -> tuple[str, tuple[str, ...]] | None:
-    import sqlglot
-    from sqlglot import exp
-
-    try:
-        parsed = exp.DataType.build(type_, dialect=dialect)
-    except (sqlglot.errors.SqlglotError, ValueError):
-        return None
-    name = getattr(parsed.this, "name", str(parsed.this))
-    return _SAME.get(name, name), tuple(part.sql(dialect=dialect) for part in parsed.expressions)
-
-
-def family_of(type_: str, dialect: str) -> str:
-    """Return our family of a database type, empty if it is not known."""
-    parsed = _parse(type_, dialect) if type_ else None
-    if parsed is None:
-        return ""
-    return next((family for family, names in _FAMILIES.items() if parsed[0] in names), "")
 
 
 def read_columns(database: Database, table: str) -> dict[str, Found]:
@@ -128,20 +79,17 @@ def keeps(promised: Column, found: Found, dialect: str) -> bool:
     """Say whether a column has the type promised; unknown types are given the benefit of the doubt."""
     if not found.family and not found.type:
         return True
-    if promised.physical_type:
-        wanted, actual = _parse(promised.physical_type, dialect), _parse(found.type, dialect)
-        if (
-            wanted
-            and actual
-            and (wanted[0] != actual[0] or (wanted[1] and actual[1] and wanted[1] != actual[1]))
-        ):
-            return False
+    if promised.physical_type and widening(promised.physical_type, found.type, dialect) not in (
+        Widening.SAME,
+        Widening.UNKNOWN,
+    ):
+        return False
     if promised.logical_type and found.family:
-        return found.family in _FITS.get(promised.logical_type, {promised.logical_type})
+        return found.family in FITS.get(promised.logical_type, {promised.logical_type})
     return True
 
 
-def schema_reasons(contract: Contract, columns: dict[str, Found], database: Database) -> Iterator[Reason]:
+def schema_reasons(contract: Table, columns: dict[str, Found], database: Database) -> Iterator[Reason]:
     """Yield what differs between the columns promised and those found."""
     promised = set()
     for column in contract.columns:

@@ -58,16 +58,12 @@ class _Judge:
         self.skipped = list(contract.skipped)
         self.judged = 0
         self.rows: int | None = None
+        self.table = contract.tables[0]
 
     def verdict(self, run: RunReference) -> Verdict:
-        found = read_columns(self.database, self.contract.table)
-        self.judged += 1
-        if not found:
-            self.reasons.append(Reason("schema.table", f"table {self.contract.table}", "no such table"))
-        else:
-            self.reasons += schema_reasons(self.contract, found, self.database)
-            self.skipped += [f"type({name}): the database does not say it" for name in unknown_types(found)]
-            self.judge_rows(found)
+        for table in self.contract.tables:
+            self.table = table
+            self.judge_table()
         return Verdict.of(
             reasons=self.reasons,
             skipped=self.skipped,
@@ -82,13 +78,24 @@ class _Judge:
             run=run,
         )
 
+    def judge_table(self) -> None:
+        name = self.table.physical_name
+        found = read_columns(self.database, name)
+        self.judged += 1
+        if not found:
+            self.reasons.append(Reason("schema.table", f"table {name}", "no such table"))
+        else:
+            self.reasons += schema_reasons(self.table, found, self.database)
+            self.skipped += [f"type({name}): the database does not say it" for name in unknown_types(found)]
+            self.judge_rows(found)
+
     def judge_rows(self, found: dict[str, Found]) -> None:
         condition = None
-        if name := self.contract.partition_column:
+        if name := self.table.partition_column:
             column = find(found, name, self.database)
             if column is not None and not column.family:
                 raise InvalidError(
-                    f"contract {self.contract.id!r}: the partition column {name!r} of {self.contract.table} is of type "
+                    f"contract {self.contract.id!r}: the partition column {name!r} of {self.table.physical_name} is of type "
                     f"{column.type or 'unknown'!r}, by which no partition can be selected; judge a view that casts it "
                     "to a date, a timestamp, a text or an integer"
                 )
@@ -105,12 +112,15 @@ class _Judge:
                 return
         columns = {
             column.name: actual
-            for column in self.contract.columns
+            for column in self.table.columns
             if (actual := find(found, column.name, self.database)) is not None
         }
-        rules = [rule for rule in self.contract.rules if self.can_judge(rule, columns)]
+        rules = [rule for rule in self.table.rules if self.can_judge(rule, columns)]
         measures = Measures(
-            table=self.contract.table, condition=condition, columns=columns, dialect=self.database.dialect
+            table=self.table.physical_name,
+            condition=condition,
+            columns=columns,
+            dialect=self.database.dialect,
         )
         self.judge_library([rule for rule in rules if rule.metric != "sql"], measures)
         for rule in rules:
@@ -118,7 +128,7 @@ class _Judge:
                 self.judge_query(rule, measures)
 
     def can_judge(self, rule: Rule, columns: Mapping[str, Found]) -> bool:
-        promised = {column.name: column for column in self.contract.columns}
+        promised = {column.name: column for column in self.table.columns}
         for name in rule.columns:
             if name not in columns:
                 self.skipped.append(f"{rule.name}: the column {name} is missing")
@@ -135,7 +145,8 @@ class _Judge:
             # one of them cannot be computed: find out which, and judge the others
             count = self.database.rows(measures.query([]))[0][0]
             figures = [self.alone(rule, measures) for rule in rules]
-        self.rows = int(count)
+        self.rows = (self.rows or 0) + int(count)
+        self.rows_of_table = int(count)
         for rule, figure in zip(rules, figures, strict=True):
             if isinstance(figure, QueryError):
                 self.fail(rule, f"cannot be computed: {figure}")
@@ -171,7 +182,7 @@ class _Judge:
             self.fail(rule, f"a {type(figure).__name__} instead of a number")
             return
         if rule.percent:
-            figure = 100 * float(figure) / self.rows if self.rows else 0.0
+            figure = 100 * float(figure) / self.rows_of_table if self.rows_of_table else 0.0
         # NUMERIC of a database and 0.1 of a file compare as people read them
         figure = float(figure) if isinstance(figure, Decimal) else figure
         self.judged += 1
@@ -180,7 +191,7 @@ class _Judge:
 
     def judge_lag(self, rule: Rule, newest: Any) -> None:
         end = self.now
-        if self.contract.partition_column:
+        if self.table.partition_column:
             wall_end = self.contract.partition.bounds(self.partition)[1]
             end = wall_end.replace(tzinfo=self.contract.partition.zone)
         if newest is None:

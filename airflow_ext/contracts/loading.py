@@ -15,12 +15,20 @@ from airflow_ext.exceptions import InvalidContractError
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 50_000
-"""Nodes of a file with every alias written out; published contracts have a few thousand."""
+"""Values of a file; published contracts have a few thousand."""
 MAX_PROBLEMS = 50
 MAX_DEPTH = 100
 API_VERSIONS = ("v3.0", "v3.1", "v3.2")
 
 Path = tuple[str | int, ...]
+
+_NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+}
 
 
 class Places:
@@ -100,8 +108,10 @@ def _parse(text: str, source: str) -> tuple[yaml.Node, Any]:
         node = loader.get_single_node()
         if node is None:
             raise refuse(source, ["file: it is empty"])
-        if _size(node, {}, set(), 0) > MAX_NODES:
-            raise refuse(source, [f"file: more than {MAX_NODES:,} values once its aliases are written out"])
+        if aliased := _aliased(node):
+            raise refuse(
+                source, [f"line {line}: an alias repeats this value; write it out" for line in aliased]
+            )
         return node, loader.construct_document(node)
     except yaml.MarkedYAMLError as exc:
         line = f"line {exc.problem_mark.line + 1}" if exc.problem_mark else "file"
@@ -118,31 +128,44 @@ def _parse(text: str, source: str) -> tuple[yaml.Node, Any]:
 
 @functools.cache
 def _loader_class() -> Any:
-    """A safe loader that leaves dates as text: ODCS wants strings there and people do not quote them."""
+    """A safe loader that leaves dates and times of day as text.
+
+    ODCS wants strings there and people do not quote them; YAML 1.1 would read 10:30 as the number 630.
+    """
     base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     resolvers = {
-        first: [(tag, regexp) for tag, regexp in pairs if tag != "tag:yaml.org,2002:timestamp"]
+        first: [
+            (tag, _NUMBERS.get(tag, regexp)) for tag, regexp in pairs if tag != "tag:yaml.org,2002:timestamp"
+        ]
         for first, pairs in base.yaml_implicit_resolvers.items()
     }
     return type("_ContractLoader", (base,), {"yaml_implicit_resolvers": resolvers})
 
 
-def _size(node: yaml.Node, sizes: dict[int, int], open_: set[int], depth: int) -> int:
-    """Count nodes as if aliases were written out, without writing them out."""
-    if depth > MAX_DEPTH or id(node) in open_:
-        raise RecursionError
-    if id(node) in sizes:
-        return sizes[id(node)]
-    open_.add(id(node))
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.SequenceNode):
-        children = node.value
-    elif isinstance(node, yaml.MappingNode):
-        children = [child for pair in node.value for child in pair]
-    size = 1 + sum(_size(child, sizes, open_, depth + 1) for child in children)
-    open_.discard(id(node))
-    sizes[id(node)] = size
-    return size
+def _aliased(root: yaml.Node) -> list[int]:
+    """Return the lines of values that an alias repeats, without following it.
+
+    :raises RecursionError: If the file is nested too deeply.
+    :raises ValueError: If it holds too many values.
+    """
+    lines: list[int] = []
+    seen: set[int] = set()
+    left = [(root, 0)]
+    while left:
+        node, depth = left.pop()
+        if depth > MAX_DEPTH:
+            raise RecursionError
+        if id(node) in seen:
+            lines.append(node.start_mark.line + 1)
+            continue
+        seen.add(id(node))
+        if len(seen) > MAX_NODES:
+            raise ValueError(f"more than {MAX_NODES:,} values")
+        if isinstance(node, yaml.SequenceNode):
+            left += [(child, depth + 1) for child in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            left += [(child, depth + 1) for pair in node.value for child in pair]
+    return sorted(set(lines))
 
 
 def _duplicates(node: yaml.Node, path: Path = ()) -> Iterator[tuple[Path, str]]:

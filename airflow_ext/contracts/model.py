@@ -1,14 +1,6 @@
 """A contract: a plain ODCS file, and the few words of it that Airflow needs.
 
-Ours stand only under ``customProperties``:
-
-==========================  =============================================================================
-``airflow.connection``      Connection id of the database that holds the table.
-``airflow.partition``       ``strftime`` format of partition keys, default ``%Y-%m-%d``.
-``airflow.partitionColumn``  Column that restricts the table to a partition; default the one property
-                            marked ``partitioned: true``. Without either the whole table is judged.
-``airflow.timezone``        IANA zone of partition keys and of times without a zone, default ``UTC``.
-==========================  =============================================================================
+Ours stand only under ``customProperties``, named ``airflow.*``; see :mod:`airflow_ext.contracts.settings`.
 """
 
 from __future__ import annotations
@@ -18,68 +10,63 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
 
+from airflow_ext.contracts import sources
 from airflow_ext.contracts.loading import Places, load, refuse
-from airflow_ext.contracts.partition import DEFAULT_FORMAT, DEFAULT_TIMEZONE, PartitionRule
+from airflow_ext.contracts.partition import PartitionRule
 from airflow_ext.contracts.ranges import ID_PATTERN, asset_name
-from airflow_ext.contracts.rules import NONE_OF_THEM, Check, Rule, RuleReader, Validity
-from airflow_ext.exceptions import InvalidContractError, InvalidError
+from airflow_ext.contracts.rules import Rule
+from airflow_ext.contracts.service_levels import ServiceLevels, read_service_levels
+from airflow_ext.contracts.settings import Consumer, Settings, read_settings
+from airflow_ext.contracts.tables import Column, Table, TableReader, not_measured
+from airflow_ext.exceptions import InvalidContractError
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset
 
-OWN_PROPERTIES = ("airflow.connection", "airflow.partition", "airflow.partitionColumn", "airflow.timezone")
-_LAG = ("freshness", "latency")
 _SUPPORT_ORDER = ("notifications", "issues", "interactive")
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column as promised.
-
-    :param logical_type: ODCS logical type, empty if not said.
-    :param physical_type: Type in the database, empty if not said.
-    """
-
-    name: str
-    logical_type: str = ""
-    physical_type: str = ""
+_DIALECTS = {
+    "postgresql": "postgres", "redshift": "redshift", "sqlserver": "tsql", "synapse": "tsql", "mysql": "mysql",
+    "snowflake": "snowflake", "bigquery": "bigquery", "databricks": "databricks", "trino": "trino",
+    "presto": "trino", "duckdb": "duckdb", "sqlite": "sqlite",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Contract:
-    """A promise about one table.
+    """A promise about one or more tables.
 
     :param id: Contract id.
     :param version: Version of the contract, ``major.minor.patch``.
-    :param table: Name of the table, with schema where it has one.
-    :param columns: Columns promised.
-    :param rules: What is promised about rows.
+    :param status: As the file says, in lower case: ``proposed``, ``draft``, ``active``, ``deprecated``, ``retired``.
+    :param tables: What is promised, by table.
+    :param settings: What the contract says to Airflow.
+    :param service_levels: Promises about time that concern all of it.
     :param skipped: What the file says that is not judged, with the cause.
-    :param conn_id: Connection of the database, empty if the file names none.
-    :param partition: How partition keys look.
-    :param partition_column: Column that restricts the table to a partition.
     :param owner: Who answers for the data.
     :param support: Where to ask.
-    :param source: Where the contract was read from.
+    :param dialect: sqlglot's name of the database that ``servers`` names, empty if it names none we know.
+    :param source: Where the contract was read from, without secrets.
+    :param document: The file as it is; read only, and not part of what makes two contracts equal.
     """
 
     id: str
     version: str
-    table: str
-    columns: tuple[Column, ...]
-    rules: tuple[Rule, ...]
+    status: str
+    tables: tuple[Table, ...]
+    settings: Settings = field(default_factory=Settings)
+    service_levels: ServiceLevels = field(default_factory=ServiceLevels)
     skipped: tuple[str, ...] = ()
-    conn_id: str = ""
-    partition: PartitionRule = field(default_factory=PartitionRule)
-    partition_column: str = ""
     owner: str = ""
     support: str = ""
+    dialect: str = ""
     source: str = ""
+    document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Contract:
@@ -89,15 +76,7 @@ class Contract:
             relative to the working directory; in a DAG file start from ``Path(__file__).parent``.
         :raises InvalidContractError: If it cannot be read or used, with every problem and its place.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
-            what = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
-            hint = "" if Path(path).is_absolute() else f" (looked in {Path.cwd()})"
-            raise InvalidContractError(
-                f"{path}: {what}{hint}", source=str(path), problems=(f"file: {what}",)
-            ) from None
-        return _read(text, str(path))
+        return _read(sources.file_text(Path(path)), str(path))
 
     @classmethod
     def from_text(cls, text: str, *, source: str = "text") -> Contract:
@@ -107,6 +86,50 @@ class Contract:
         :raises InvalidContractError: With every problem and its place.
         """
         return _read(text, source)
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, headers: Mapping[str, str] | None = None, timeout: float = sources.URL_SECONDS
+    ) -> Contract:
+        """Fetch a contract over HTTP. Call it in a task or a command, not where a DAG file is parsed.
+
+        :param url: ``http`` or ``https``. User, password and query never get into a message.
+        :param headers: Sent along, such as an ``Authorization``; not sent on to another host.
+        :param timeout: Seconds for all of it, redirects included.
+        :raises InvalidContractError: If what comes is no usable contract.
+        :raises InvalidError: If the URL cannot be used, or there is nothing.
+        :raises DeniedError: If the server refuses.
+        :raises UnavailableError: If it does not answer in time.
+        """
+        text, source = sources.url_text(url, headers=headers or {}, timeout=timeout)
+        return _read(text, source)
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str]) -> tuple[Contract, ...]:
+        """Read every contract below a folder: ``*.odcs.yaml``, ``*.odcs.yml`` and ``*.odcs.json``.
+
+        :return: Sorted by id, then by version from old to new.
+        :raises InvalidContractError: With every problem of all files; two files with one id and version are one.
+        """
+        root = Path(folder)
+        found: dict[tuple[str, Version], Contract] = {}
+        problems: list[str] = []
+        for path in sources.contract_files(root):
+            try:
+                contract = cls.from_file(path)
+            except InvalidContractError as exc:
+                problems += [f"{path}: {problem}" for problem in exc.problems]
+                continue
+            key = (contract.id, Version(contract.version))
+            if key in found:
+                problems.append(
+                    f"{path}: {contract.id} {contract.version} is also in {found[key].source}; one of them goes, or "
+                    "gets another version"
+                )
+            found.setdefault(key, contract)
+        if problems:
+            raise refuse(str(root), problems)
+        return tuple(found[key] for key in sorted(found))
 
     @property
     def major(self) -> int:
@@ -120,6 +143,46 @@ class Contract:
 
         return Asset(name=asset_name(self.id, self.major))
 
+    @property
+    def conn_id(self) -> str:
+        """Connection of the database, empty if the file names none."""
+        return self.settings.conn_id
+
+    @property
+    def partition(self) -> PartitionRule:
+        """How partition keys look."""
+        return self.settings.partition
+
+    @property
+    def grace(self) -> timedelta:
+        """Time after the time of availability before a partition is late."""
+        return timedelta(seconds=self.settings.grace)
+
+    @property
+    def consumers(self) -> tuple[Consumer, ...]:
+        """Consumers the contract knows, with the columns they use."""
+        return self.settings.consumers
+
+    @property
+    def table(self) -> str:
+        """Name of the first table in the database."""
+        return self.tables[0].physical_name
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Columns of all tables."""
+        return tuple(column for table in self.tables for column in table.columns)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Rules of all tables."""
+        return tuple(rule for table in self.tables for rule in table.rules)
+
+    @property
+    def partition_column(self) -> str:
+        """Column that restricts the first table to a partition."""
+        return self.tables[0].partition_column
+
     def partition_for(self, context: Mapping[str, Any], given: str | None = None) -> str:
         """Return the partition a run is about; see :meth:`PartitionRule.key_for`.
 
@@ -127,8 +190,36 @@ class Contract:
         """
         return self.partition.key_for(context, given)
 
+    def due(self, partition: str) -> datetime | None:
+        """Return when a partition must be published, in UTC and without grace; ``None`` if no time is promised.
 
-@functools.lru_cache(maxsize=1024)
+        :raises ValueError: If the partition does not fit the format.
+        """
+        return self.service_levels.due(partition, self.partition)
+
+    def late_after(self, partition: str) -> datetime | None:
+        """Return when a partition that is not there counts as late: :meth:`due` and the grace."""
+        due = self.due(partition)
+        return None if due is None else due + self.grace
+
+    def is_deprecated(self, now: datetime) -> bool:
+        """Say whether consumers should move on: deprecated by its status, or its support has ended.
+
+        :param now: The present, aware.
+        """
+        end = self.service_levels.end_of_support
+        return self.status == "deprecated" or (end is not None and now >= end)
+
+    def is_withdrawn(self, now: datetime) -> bool:
+        """Say whether nothing may rely on it any more: retired by its status, or its life has ended.
+
+        :param now: The present, aware.
+        """
+        end = self.service_levels.end_of_life
+        return self.status == "retired" or (end is not None and now >= end)
+
+
+@functools.lru_cache(maxsize=2048)
 def _read(text: str, source: str) -> Contract:
     document, places = load(text, source)
     return _Reader(document, places, source).read()
@@ -146,144 +237,65 @@ class _Reader:
 
     def read(self) -> Contract:
         document = self.document
-        if not re.fullmatch(ID_PATTERN, document["id"]):
-            self.problem(
-                ("id",), "letters, digits and . _ : - only, at most 200: the id is part of an asset's name"
-            )
-        try:
-            Version(document["version"])
-        except InvalidVersion:
-            self.problem(("version",), f"{document['version']!r} is not a version such as 1.0.0")
-        own = self.own_properties()
-        rule = self.partition_rule(own)
-        table = self.one_table()
-        if table is None:
-            raise refuse(self.source, self.problems)
-        columns = self.columns(table)
-        partition_column = self.partition_column(own, columns, rule)
-        reader = self.rules(table, columns, partitioned=bool(partition_column))
+        self.check_names()
+        settings = read_settings(document, self.problem)
+        levels, skipped = read_service_levels(document, settings.partition)
+        readers = [
+            TableReader(document, i, settings, self.problem) for i in range(len(document.get("schema") or ()))
+        ]
+        tables = tuple(reader.read() for reader in readers)
+        self.check_tables(tables, settings)
         if self.problems:
             raise refuse(self.source, self.problems)
         return Contract(
             id=document["id"],
             version=document["version"],
-            table=self.table_name(table),
-            columns=tuple(columns[name] for name in columns),
-            rules=tuple(reader.rules),
-            skipped=tuple(reader.skipped),
-            conn_id=own.get("airflow.connection", ""),
-            partition=rule,
-            partition_column=partition_column,
+            status=str(document.get("status") or "").lower(),
+            tables=tables,
+            settings=settings,
+            service_levels=levels,
+            skipped=(
+                *(text for reader in readers for text in reader.skipped),
+                *skipped,
+                *not_measured(document),
+            ),
             owner=_owner(document),
             support=_support(document),
+            dialect=_DIALECTS.get(str((document.get("servers") or [{}])[0].get("type")).lower(), ""),
             source=self.source,
+            document=document,
         )
 
-    def own_properties(self) -> dict[str, str]:
-        own = {}
-        for index, item in enumerate(self.document.get("customProperties") or ()):
-            name, value = item["property"], item["value"]
-            if not name.startswith("airflow."):
-                continue
-            path = ("customProperties", index)
-            if name not in OWN_PROPERTIES:
-                self.problem(
-                    (*path, "property"), f"{name!r} is not known; known are {', '.join(OWN_PROPERTIES)}"
-                )
-            elif not isinstance(value, str) or not value:
-                self.problem((*path, "value"), f"{name} takes a text, not {value!r}")
-            else:
-                own[name] = value
-        return own
-
-    def partition_rule(self, own: Mapping[str, str]) -> PartitionRule:
+    def check_names(self) -> None:
+        if not re.fullmatch(ID_PATTERN, self.document["id"]):
+            self.problem(
+                ("id",), "letters, digits and . _ : - only, at most 200: the id is part of an asset's name"
+            )
         try:
-            return PartitionRule(
-                own.get("airflow.partition", DEFAULT_FORMAT), own.get("airflow.timezone", DEFAULT_TIMEZONE)
-            )
-        except InvalidError as exc:
-            self.problem(("customProperties",), str(exc))
-            return PartitionRule()
+            Version(self.document["version"])
+        except InvalidVersion:
+            self.problem(("version",), f"{self.document['version']!r} is not a version such as 1.0.0")
 
-    def one_table(self) -> dict[str, Any] | None:
-        tables: list[dict[str, Any]] = self.document.get("schema") or []
-        if len(tables) == 1:
-            return tables[0]
+    def check_tables(self, tables: tuple[Table, ...], settings: Settings) -> None:
         if not tables:
-            self.problem(("schema",), "the contract names no table: schema needs one object")
-        else:
-            names = ", ".join(str(table.get("name")) for table in tables)
+            self.problem(("schema",), "the contract names no table: schema needs an object")
+        seen: dict[str, str] = {}
+        for index, table in enumerate(tables):
+            if table.physical_name in seen:
+                self.problem(("schema", index), f"the table {table.physical_name!r} is written twice")
+            seen[table.physical_name] = table.name
+        column = settings.partition_column
+        if tables and column and not any(table.column(column) for table in tables):
             self.problem(
-                ("schema", 1),
-                f"a contract is about one table, this one names {len(tables)} ({names}); split it",
+                ("customProperties",), f"airflow.partitionColumn {column!r} is not among the properties"
             )
-        return None
-
-    def table_name(self, table: Mapping[str, Any]) -> str:
-        name = str(table.get("physicalName") or table["name"])
-        servers = self.document.get("servers") or [{}]
-        schema = servers[0].get("schema")
-        return f"{schema}.{name}" if schema and "." not in name else name
-
-    def columns(self, table: Mapping[str, Any]) -> dict[str, Column]:
-        columns: dict[str, Column] = {}
-        for index, spec in enumerate(table.get("properties") or ()):
-            name = spec.get("physicalName") or spec["name"]
-            if name in columns:
-                self.problem(("schema", 0, "properties", index), f"the column {name!r} is written twice")
-            columns[name] = Column(name, spec.get("logicalType") or "", spec.get("physicalType") or "")
-        return columns
-
-    def partition_column(
-        self, own: Mapping[str, str], columns: Mapping[str, Column], rule: PartitionRule
-    ) -> str:
-        specs = self.document["schema"][0].get("properties") or ()
-        marked = [spec.get("physicalName") or spec["name"] for spec in specs if spec.get("partitioned")]
-        name = own.get("airflow.partitionColumn", marked[0] if len(marked) == 1 else "")
-        if len(marked) > 1 and not name:
-            self.problem(
-                ("schema", 0, "properties"), "several partitioned columns: say airflow.partitionColumn"
-            )
-        if name and name not in columns:
-            self.problem(
-                ("customProperties",), f"airflow.partitionColumn {name!r} is not among the properties"
-            )
-        elif name and columns[name].logical_type == "date" and rule.unit in ("hour", "minute", "second"):
-            self.problem(
-                ("customProperties",), f"partitions of one {rule.unit} need a timestamp, {name!r} is a date"
-            )
-        return name
-
-    def rules(
-        self, table: Mapping[str, Any], columns: Mapping[str, Column], *, partitioned: bool
-    ) -> RuleReader:
-        reader = RuleReader(partitioned=partitioned, columns=columns)
-        base: tuple[str | int, ...] = ("schema", 0)
-        for index, quality in enumerate(table.get("quality") or ()):
-            reader.quality(quality, (*base, "quality", index), None, known=Validity())
-        key = []
-        for index, spec in enumerate(table.get("properties") or ()):
-            name = spec.get("physicalName") or spec["name"]
-            reader.column(name, spec, (*base, "properties", index))
-            if spec.get("primaryKey"):
-                key.append((spec.get("primaryKeyPosition") or 0, index, name))
-            if spec.get("properties") or spec.get("items") or spec.get("map"):
-                reader.skipped.append(f"{name}: nested properties are not judged")
-        if key:
-            names = tuple(name for _, _, name in sorted(key))
-            reader.rules.append(
-                Rule(f"primaryKey({', '.join(names)})", "duplicateValues", NONE_OF_THEM, names)
-            )
-        for index, sla in enumerate(self.document.get("slaProperties") or ()):
-            if sla["property"] in _LAG:
-                reader.lag(sla, ("slaProperties", index), columns, table["name"])
-            else:
-                reader.skipped.append(f"{sla['property']}: this service level is not judged")
-        if partitioned and not any(rule.metric == "rowCount" for rule in reader.rules):
-            reader.rules.append(Rule("rowCount(table)", "rowCount", Check("mustBeGreaterOrEqualTo", 1)))
-        for path, text in reader.problems:
-            self.problem(path, text)
-        return reader
+        known = {column.name for table in tables for column in table.columns}
+        known |= {f"{table.name}.{column.name}" for table in tables for column in table.columns}
+        for consumer in settings.consumers:
+            for use in consumer.uses:
+                if use not in known:
+                    text = f"consumer {consumer.name!r} uses {use!r}, which is not promised"
+                    self.problem(("customProperties",), text)
 
 
 def _owner(document: Mapping[str, Any]) -> str:

@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from math import isfinite
 from typing import Any
+
+from airflow_ext.contracts.settings import Severities
 
 Number = int | float | Decimal
 
@@ -20,14 +23,6 @@ _OPERATORS: Mapping[str, tuple[str, Callable[[Number, Any], bool]]] = {
     "mustBeBetween": ("between {} and {}", lambda value, bound: bound[0] <= value <= bound[1]),
     "mustNotBeBetween": ("not between {} and {}", lambda value, bound: not bound[0] <= value <= bound[1]),
 }
-_SOFT = {"warning", "warn", "info"}
-_UNITS = {
-    "s": 1, "sec": 1, "second": 1, "seconds": 1,
-    "m": 60, "min": 60, "minute": 60, "minutes": 60,
-    "h": 3600, "hr": 3600, "hour": 3600, "hours": 3600,
-    "d": 86400, "day": 86400, "days": 86400,
-    "w": 604800, "wk": 604800, "week": 604800, "weeks": 604800,
-}  # fmt: skip
 SQL_PLACEHOLDER = re.compile(r"\$?\{(table|object|model|column|property|field|partition)\}")
 
 
@@ -77,11 +72,12 @@ class Rule:
 
     :param name: As the author named it, or built from metric and columns.
     :param metric: ``rowCount``, ``nullValues``, ``missingValues``, ``invalidValues``, ``duplicateValues``,
-        ``sql`` or ``lag``.
+        ``sql``, ``lag`` (age of the newest row) or ``retention`` (age of the oldest).
     :param check: What the figure must be.
     :param columns: Columns it is about.
     :param percent: Measure per cent of the partition's rows instead of rows.
     :param severity: ``error`` or ``warning``.
+    :param dimension: The dimension of quality it belongs to, empty if not said.
     :param missing: Values that count as missing beside NULL.
     :param validity: What a valid value is.
     :param query: The query of an ``sql`` rule.
@@ -93,6 +89,7 @@ class Rule:
     columns: tuple[str, ...] = ()
     percent: bool = False
     severity: str = "error"
+    dimension: str = ""
     missing: tuple[Any, ...] = ()
     validity: Validity = field(default_factory=Validity)
     query: str = ""
@@ -108,8 +105,10 @@ class Rule:
             "duplicateValues": "duplicates",
             "sql": "result",
             "lag": "age of the newest row",
+            "retention": "age of the oldest row",
         }[self.metric]
-        bound = f"<= {duration(self.check.bound)}" if self.metric == "lag" else str(self.check)
+        timed = self.metric in ("lag", "retention")
+        bound = f"<= {duration(self.check.bound)}" if timed else str(self.check)
         return f"{what} {bound}{' %' if self.percent else ''}"
 
 
@@ -118,11 +117,13 @@ class RuleReader:
 
     :param partitioned: Whether the contract restricts rules to a partition.
     :param columns: Names of the columns promised.
+    :param severities: How grave each kind of failure is.
     """
 
-    def __init__(self, *, partitioned: bool, columns: Collection[str]) -> None:
+    def __init__(self, *, partitioned: bool, columns: Collection[str], severities: Severities) -> None:
         self.partitioned = partitioned
         self.columns = columns
+        self.severities = severities
         self.rules: list[Rule] = []
         self.skipped: list[str] = []
         self.problems: list[tuple[tuple[str | int, ...], str]] = []
@@ -147,11 +148,17 @@ class RuleReader:
         check = self._check(quality, path)
         if check is None:
             return
-        severity = "warning" if str(quality.get("severity", "")).lower() in _SOFT else "error"
+        dimension = str(quality.get("dimension") or "")
+        severity = self.severities.of_rule(str(quality.get("severity") or ""), dimension)
+        if severity == "ignore":
+            self.skipped.append(f"{name}: ignored by airflow.severity")
+            return
         unit = quality.get("unit") or "rows"
         if unit not in ("rows", "percent"):
             self.problems.append(((*path, "unit"), f"{unit!r} is not known, use rows or percent"))
-        common = {"name": name, "check": check, "severity": severity, "percent": unit == "percent"}
+        common = {
+            "name": name, "check": check, "severity": severity, "dimension": dimension, "percent": unit == "percent"
+        }  # fmt: skip
         if kind == "sql":
             self._sql(quality, path, column, common)
         else:
@@ -193,7 +200,7 @@ class RuleReader:
         if (
             isinstance(bound, list) is not two
             or (two and len(numbers) != 2)
-            or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers)
+            or any(isinstance(n, bool) or not isinstance(n, int | float) or not isfinite(n) for n in numbers)
         ):
             what = "a list of two numbers" if two else "a number"
             self.problems.append(((*path, operator), f"{bound!r} is not {what}"))
@@ -286,31 +293,15 @@ class RuleReader:
         if (spec.get("logicalTypeOptions") or {}).get("format"):
             self.skipped.append(f"format({column}): formats are not judged, use a pattern")
 
-    def lag(
-        self, sla: Mapping[str, Any], path: tuple[str | int, ...], columns: Mapping[str, Any], table: str
-    ) -> None:
-        """Read a ``freshness`` or ``latency`` promise."""
-        name = f"{sla['property']}({sla.get('element') or table})"
-        element = str(sla.get("element") or "")
-        column = element.removeprefix(f"{table}.")
-        if column not in columns:
-            self.problems.append(
-                (
-                    (*path, "element"),
-                    f"{element!r} names no column; write {table}.<column>, the time of a row",
-                )
-            )
+    def time(self, kind: str, element: str, column: str, seconds: float) -> None:
+        """Read a ``freshness``, ``latency`` or ``retention`` promise about a column."""
+        name, severity = f"{kind}({element})", self.severities.of(kind)
+        if severity == "ignore":
+            self.skipped.append(f"{name}: ignored by airflow.severity")
             return
-        seconds = _UNITS.get(str(sla.get("unit") or "d").lower())
-        value = sla["value"]
-        if seconds is None:
-            self.problems.append(
-                ((*path, "unit"), f"{sla.get('unit')!r} is not known, use s, min, h, d or w")
-            )
-        elif isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            self.problems.append(((*path, "value"), f"{value!r} is not a number of {sla.get('unit') or 'd'}"))
-        else:
-            self.rules.append(Rule(name, "lag", Check("mustBeLessOrEqualTo", value * seconds), (column,)))
+        metric = "retention" if kind == "retention" else "lag"
+        check = Check("mustBeLessOrEqualTo", seconds)
+        self.rules.append(Rule(name, metric, check, (column,), severity=severity, dimension="timeliness"))
 
 
 def validity_of(spec: Mapping[str, Any]) -> Validity:

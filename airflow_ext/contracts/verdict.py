@@ -42,15 +42,34 @@ class Reason:
     :param expected: What the contract says.
     :param actual: What was found: a count, a type, a figure; never a value of the data.
     :param severity: ``error`` breaches the contract, ``warning`` does not.
+    :param table: The table it is about, by its name in the contract; empty if it is about all.
+    :param columns: The columns it is about; empty if it is about the table, or a query says it.
+    :param dimension: The dimension of quality it belongs to, empty if not said.
     """
 
     rule: str
     expected: str
     actual: str
     severity: str = "error"
+    table: str = ""
+    columns: tuple[str, ...] = ()
+    dimension: str = ""
 
     def __str__(self) -> str:
         return f"{self.rule}: expected {self.expected}, actual {self.actual}"
+
+
+def _reason(value: Mapping[str, Any]) -> Reason:
+    """Read a reason; verdicts of earlier versions have no table, columns and dimension."""
+    return Reason(
+        value["rule"],
+        value["expected"],
+        value["actual"],
+        value["severity"],
+        value.get("table", ""),
+        tuple(value.get("columns", ())),
+        value.get("dimension", ""),
+    )
 
 
 @dataclass(frozen=True)
@@ -118,7 +137,15 @@ class Verdict:
         warnings = [reason for reason in reasons if reason.severity != "error"]
         status = Status.BREACHED if errors else Status.WARN if warnings else Status.PASS
         kept = tuple(
-            Reason(_cut(r.rule), _cut(r.expected), _cut(r.actual), r.severity)
+            replace(
+                r,
+                rule=_cut(r.rule),
+                expected=_cut(r.expected),
+                actual=_cut(r.actual),
+                table=_cut(r.table),
+                columns=tuple(_cut(name) for name in r.columns[:MAX_REASONS]),
+                dimension=_cut(r.dimension),
+            )
             for r in (errors + warnings)[:MAX_REASONS]
         )
         counts = {"rules": judged, "failed": len(errors), "warnings": len(warnings), "skipped": len(skipped)}
@@ -139,7 +166,7 @@ class Verdict:
         return {
             **asdict(self),
             "status": str(self.status),
-            "reasons": [asdict(reason) for reason in self.reasons],
+            "reasons": [{**asdict(reason), "columns": list(reason.columns)} for reason in self.reasons],
             "counts": dict(self.counts),
             "skipped": list(self.skipped),
         }
@@ -156,9 +183,7 @@ class Verdict:
                 **{
                     **known,
                     "status": Status(value["status"]),
-                    "reasons": tuple(
-                        Reason(r["rule"], r["expected"], r["actual"], r["severity"]) for r in value["reasons"]
-                    ),
+                    "reasons": tuple(_reason(r) for r in value["reasons"]),
                     "skipped": tuple(value.get("skipped", ())),
                     "run": RunReference(
                         **{k: v for k, v in value["run"].items() if k in RunReference.__dataclass_fields__}
