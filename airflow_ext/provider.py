@@ -100,6 +100,29 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": _DBT, "python-modules": ["airflow_ext.triggers.dbt"]},
             {"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.triggers.contract"]},
         ],
+        "task-decorators": [
+            {
+                "name": "contract_publish",
+                "class-name": "airflow_ext.decorators.contract.contract_publish_task",
+            },
+        ],
+        "config": {
+            "airflow_ext": {
+                "description": "Settings of airflow-ext.",
+                "options": {
+                    "verdict_store_conn_id": {
+                        "description": (
+                            "Connection of the PostgreSQL or SQLite database that keeps the verdicts of contracts, "
+                            "so that several Airflows can share them. Empty: Airflow's own asset state."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "verdicts_db",
+                        "default": "",
+                    },
+                },
+            },
+        },
         "connection-types": [_DLT_CONNECTION],
         "secrets-backends": ["airflow_ext.secrets.vault.VaultBackend"],
         "cli": ["airflow_ext.cli.airflow_commands.get_commands"],

@@ -6,7 +6,8 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.sdk import BaseHook, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -14,9 +15,10 @@ from airflow.sdk.observability import stats
 
 from airflow_ext import events
 from airflow_ext.contracts import Contract, RunReference, Verdict, report
+from airflow_ext.contracts.head import Promise
 from airflow_ext.contracts.judge import judge
 from airflow_ext.contracts.sql import DIALECTS, Database
-from airflow_ext.contracts.verdict import Status
+from airflow_ext.contracts.verdict import Quarantine, Status
 from airflow_ext.exceptions import InvalidError, UnavailableError
 from airflow_ext.hooks.verdict_store import verdict_store
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
 ON_BREACH = ("fail", "skip")
+QUARANTINES = (None, "partition")
 
 
 class ContractPublishOperator(BaseOperator):
@@ -31,9 +34,13 @@ class ContractPublishOperator(BaseOperator):
 
     The verdict is written first. If the contract holds (``PASS``, or ``WARN`` when only rules of severity
     warning fail), the task succeeds and the contract's asset gets an event with the partition. If not
-    (``BREACHED``), the reasons stand in the log, waiting consumers learn them, and there is no event. A
-    database or store that does not answer is an ordinary error of the task, which retries; then nothing
-    is published.
+    (``BREACHED``, or ``QUARANTINED`` if the bad rows were set aside), the reasons stand in the log, waiting
+    consumers learn them, and there is no event. A database or store that does not answer is an ordinary error
+    of the task, which retries; then nothing is published. Each publication of a partition has a higher number
+    than those before, so that a repair releases who waits for one.
+
+    A contract that is retired, or whose life ended, publishes ``WITHDRAWN`` without looking at the table, and
+    the task is skipped.
 
     The task's XCom is the verdict: names, counts and figures, no data.
 
@@ -45,10 +52,16 @@ class ContractPublishOperator(BaseOperator):
         contract's ``airflow.connection``.
     :param on_breach: ``fail`` fails the task without retries: judging the same rows again gives the same
         verdict. ``skip`` skips it.
+    :param quarantine: ``partition`` marks a partition that breaks the contract as set aside: its status is
+        ``QUARANTINED``, about which consumers decide by ``on_quarantine``.
+    :param emit_event: Whether a contract that holds gets an event. Without, only waiting sensors learn of it.
+        A backfill never wakes plain consumers.
+    :param store_conn_id: Connection of the database that keeps the verdicts. Default: ``[airflow_ext]
+        verdict_store_conn_id``, else Airflow's asset state.
     :param kwargs: ``outlets`` besides the contract's asset and its alias ``<asset>/unkeyed``, which
         ``partial().expand()`` does not add, and whatever every operator takes.
     :raises InvalidContractError: If the contract's file cannot be used.
-    :raises ValueError: If ``on_breach`` is another.
+    :raises ValueError: If ``on_breach`` or ``quarantine`` is another.
     """
 
     template_fields: Sequence[str] = ("partition", "conn_id")
@@ -61,16 +74,24 @@ class ContractPublishOperator(BaseOperator):
         partition: str | None = None,
         conn_id: str | None = None,
         on_breach: Literal["fail", "skip"] = "fail",
+        quarantine: Literal["partition"] | None = None,
+        emit_event: bool = True,
+        store_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if on_breach not in ON_BREACH:
             raise InvalidError(f"on_breach={on_breach!r}: use one of {', '.join(ON_BREACH)}")
+        if quarantine not in QUARANTINES:
+            raise InvalidError(f"quarantine={quarantine!r}: use None or 'partition'")
         # the asset must be known when the DAG is parsed, so a path is read here; the same content once
         self.contract = contract if isinstance(contract, Contract) else Contract.from_file(contract)
         self.partition = partition
         self.conn_id = conn_id
         self.on_breach = on_breach
+        self.quarantine = quarantine
+        self.emit_event = emit_event
+        self.store_conn_id = store_conn_id
         own = events.outlets_for([self.contract.asset], alias=self._alias)
         self.outlets = [*self.outlets, *(outlet for outlet in own if outlet not in self.outlets)]
 
@@ -86,34 +107,63 @@ class ContractPublishOperator(BaseOperator):
         :raises DeniedError: If the connection may not read the table; nothing is published.
         :raises UnavailableError: If the database or the store does not answer.
         """
+        store = verdict_store(self.store_conn_id)
         try:
-            verdict = self._judge(context, self.contract.partition_for(context, self.partition))
+            partition = self.contract.partition_for(context, self.partition)
+            verdict = self._withdrawn(context, partition) or self._judge(context, partition)
+            verdict = store.publish(verdict, rule=self.contract.partition, promise=Promise.of(self.contract))
         except InvalidError as exc:
             raise AirflowFailException(str(exc)) from exc
-        verdict = verdict_store().publish(verdict, rule=self.contract.partition)
         stats.incr(
             "airflow_ext.contracts.verdicts",
             tags={"contract": verdict.contract, "status": str(verdict.status)},
         )
         for skipped in verdict.skipped:
             self.log.info("Not judged: %s", skipped)
-        if verdict.status is Status.BREACHED:
-            self.log.error("%s", report.table(verdict))
-            error = report.breach(verdict)
-            if self.on_breach == "skip":
-                raise AirflowSkipException(str(error)) from error
-            raise AirflowFailException(str(error)) from error
+        if not verdict.status.holds:
+            self._refuse(verdict)
         self.log.info("%s", report.table(verdict))
         own = events.outlets_for([self.contract.asset], alias=self._alias)
         others = [outlet for outlet in self.outlets if outlet not in own]
-        self.outlets = [*others, *self._emit(context, verdict)]
+        self.outlets = [*others, *(self._emit(context, verdict) if self.emit_event else [])]
         return verdict.to_dict()
+
+    def _refuse(self, verdict: Verdict) -> NoReturn:
+        if verdict.status is Status.WITHDRAWN:
+            raise AirflowSkipException(
+                f"Contract {verdict.contract} {verdict.version} is WITHDRAWN: {'; '.join(verdict.skipped)}"
+            )
+        self.log.error("%s", report.table(verdict))
+        error = report.breach(verdict)
+        if self.on_breach == "skip":
+            raise AirflowSkipException(str(error)) from error
+        raise AirflowFailException(str(error)) from error
+
+    def _withdrawn(self, context: Context, partition: str) -> Verdict | None:
+        now = datetime.now(UTC)
+        life = Promise.of(self.contract).life(now, self.contract.partition)
+        if life is None or life[0] is not Status.WITHDRAWN:
+            return None
+        return Verdict(
+            contract=self.contract.id,
+            version=self.contract.version,
+            partition=partition,
+            status=Status.WITHDRAWN,
+            skipped=(life[1],),
+            at=now.isoformat(timespec="milliseconds"),
+            owner=self.contract.owner,
+            support=self.contract.support,
+            run=run_reference(context),
+        )
 
     def _judge(self, context: Context, partition: str) -> Verdict:
         started = time.monotonic()
+        run = run_reference(context)
         with self._database() as database:
-            verdict = judge(self.contract, partition, database, run=run_reference(context))
+            verdict = judge(self.contract, partition, database, run=run)
         stats.timing("airflow_ext.contracts.judge_duration", 1000 * (time.monotonic() - started))
+        if verdict.status is Status.BREACHED and self.quarantine is not None:
+            return verdict.set_aside(Quarantine(self.quarantine))
         return verdict
 
     @contextmanager

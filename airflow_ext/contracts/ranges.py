@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -45,6 +46,10 @@ class ContractRange:
             raise TypeError(
                 f"contract={text!r}: expected a str such as 'orders>=2,<3', got {type(text).__name__}"
             )
+        return _parse(text)
+
+    @classmethod
+    def _of(cls, text: str) -> ContractRange:
         match = re.fullmatch(rf"\s*({ID_PATTERN})\s*([<>=!~^].*)", text)
         if match is None:
             raise InvalidError(
@@ -72,6 +77,22 @@ class ContractRange:
     def assets(self) -> tuple[str, ...]:
         """Names of the assets of :attr:`majors`, in the same order."""
         return tuple(asset_name(self.id, major) for major in self.majors)
+
+    @property
+    def split_majors(self) -> tuple[int, ...]:
+        """Major versions of which the range holds some versions and not others."""
+        return tuple(
+            major
+            for major in self.majors
+            if not all(
+                self.specifiers.contains(v, prereleases=True) for v in _candidates(major, self.specifiers)
+            )
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse(text: str) -> ContractRange:
+    return ContractRange._of(text)  # noqa: SLF001  # the other half of parse(); ten thousand waiters share one
 
 
 def _rewrite(part: str) -> str:
@@ -112,7 +133,12 @@ def _majors(text: str, contract_id: str, specifiers: SpecifierSet) -> tuple[int,
 
 
 def _reachable(major: int, specifiers: SpecifierSet) -> bool:
-    """Say whether any version of ``major`` satisfies the range; bounds and their neighbours suffice to tell."""
+    """Say whether any version of ``major`` satisfies the range."""
+    return any(specifiers.contains(v, prereleases=True) for v in _candidates(major, specifiers))
+
+
+def _candidates(major: int, specifiers: SpecifierSet) -> list[Version]:
+    """Return versions that tell a range from another: bounds and their neighbours suffice."""
     candidates = [Version(f"{major}.0.0"), Version(f"{major}.{_FAR}.{_FAR}")]
     for specifier in specifiers:
         version = _version_of(specifier)
@@ -126,4 +152,4 @@ def _reachable(major: int, specifiers: SpecifierSet) -> bool:
                 candidates.append(Version(f"{major}.{version.minor - 1}.{_FAR}"))
             if version.micro:
                 candidates.append(Version(f"{major}.{version.minor}.{version.micro - 1}"))
-    return any(specifiers.contains(candidate, prereleases=True) for candidate in candidates)
+    return candidates

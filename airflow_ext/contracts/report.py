@@ -45,9 +45,9 @@ def table(verdict: Verdict) -> str:
 def breach(verdict: Verdict) -> ContractNotMetError:
     """Return the error of a publisher whose data breaks its contract."""
     return _error(
-        f"Contract {verdict.contract} {verdict.version} is BREACHED for partition {verdict.partition}",
+        f"Contract {verdict.contract} {verdict.version} is {verdict.status} for partition {verdict.partition}",
         verdict,
-        Status.BREACHED,
+        verdict.status,
     )
 
 
@@ -56,8 +56,11 @@ def not_met(wanted: ContractRange, partition: str, seen: Seen) -> ContractNotMet
     verdict = seen.verdict
     if verdict is None:
         detail = f": {seen.detail}" if seen.detail else ""
+        people = [f"owner: {seen.owner}"] if seen.owner else []
+        people += [f"support: {seen.support}"] if seen.support else []
+        told = f"\n  {'; '.join(people)}" if people else ""
         return ContractNotMetError(
-            f"Contract {wanted}, partition {partition}: {seen.status}{detail}",
+            f"Contract {wanted}, partition {partition}: {seen.status}{detail}{told}",
             contract=wanted.id,
             version=str(wanted),
             partition=partition,
@@ -68,7 +71,7 @@ def not_met(wanted: ContractRange, partition: str, seen: Seen) -> ContractNotMet
     else:
         text = (
             f"Contract {verdict.contract} {verdict.version} does not hold for partition {partition}: "
-            f"{seen.status} (asked for {wanted})"
+            f"{seen.status} (asked for {wanted}){f'; {seen.detail}' if seen.detail else ''}"
         )
     return _error(text, verdict, seen.status)
 
@@ -81,7 +84,15 @@ def _error(text: str, verdict: Verdict, status: Status) -> ContractNotMetError:
         f"  published by: {verdict.run} at {verdict.at} (verdict {verdict.seq}){url}",
     ]
     failed = [reason for reason in verdict.reasons if reason.severity == "error"]
-    if status is Status.BREACHED:
+    if verdict.quarantine is not None:
+        aside = verdict.quarantine
+        rows = (
+            "all rows"
+            if aside.what == "partition"
+            else f"{aside.rows if aside.rows is not None else 'bad'} rows"
+        )
+        lines.append(f"  set aside: {rows}{f' in {aside.table}' if aside.table else ''}")
+    if failed:
         lines.append("  failed rules:")
         lines += [f"    {reason}" for reason in failed]
         if (hidden := verdict.counts.get("failed", 0) - len(failed)) > 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,15 +18,20 @@ class Status(enum.StrEnum):
     PASS = "PASS"  # noqa: S105  not a password
     WARN = "WARN"
     BREACHED = "BREACHED"
+    QUARANTINED = "QUARANTINED"
+    DEPRECATED = "DEPRECATED"
+    WITHDRAWN = "WITHDRAWN"
+    LATE = "LATE"
     NOT_PUBLISHED = "NOT_PUBLISHED"
     VERSION_MISMATCH = "VERSION_MISMATCH"
     PARTITION_MISMATCH = "PARTITION_MISMATCH"
+    UNKNOWN_CONTRACT = "UNKNOWN_CONTRACT"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
 
     @property
     def holds(self) -> bool:
         """Whether a consumer may go on."""
-        return self in (Status.PASS, Status.WARN)
+        return self in (Status.PASS, Status.WARN, Status.DEPRECATED)
 
 
 def _cut(text: object) -> str:
@@ -58,6 +63,32 @@ class Reason:
     def __str__(self) -> str:
         return f"{self.rule}: expected {self.expected}, actual {self.actual}"
 
+    def touches(self, uses: Collection[str]) -> bool:
+        """Say whether it matters to somebody who reads only some columns.
+
+        :param uses: ``column`` or ``table.column``; a nested field is part of its column. Empty means all.
+        """
+        if not self.columns or not uses:
+            return True
+        mine = [name for column in self.columns for name in (column, f"{self.table}.{column}")]
+        return any(_within(name.casefold(), used.casefold()) for name in mine for used in uses)
+
+    def cut(self) -> Reason:
+        """Return it with texts no longer than a verdict may have."""
+        return replace(
+            self,
+            rule=_cut(self.rule),
+            expected=_cut(self.expected),
+            actual=_cut(self.actual),
+            table=_cut(self.table),
+            columns=tuple(_cut(name) for name in self.columns[:MAX_REASONS]),
+            dimension=_cut(self.dimension),
+        )
+
+
+def _within(one: str, other: str) -> bool:
+    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+
 
 def _reason(value: Mapping[str, Any]) -> Reason:
     """Read a reason; verdicts of earlier versions have no table, columns and dimension."""
@@ -70,6 +101,20 @@ def _reason(value: Mapping[str, Any]) -> Reason:
         tuple(value.get("columns", ())),
         value.get("dimension", ""),
     )
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """What was set aside of a partition that breaks its contract.
+
+    :param what: ``rows``: only the bad ones, the others can be used; ``partition``: all of it.
+    :param table: Where the rows are, empty if they were only marked.
+    :param rows: How many, ``None`` if not counted.
+    """
+
+    what: str
+    table: str = ""
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +142,7 @@ class Verdict:
     :param contract: Contract id.
     :param version: The version that was judged.
     :param partition: Partition key.
-    :param status: ``PASS``, ``WARN`` or ``BREACHED``.
+    :param status: ``PASS``, ``WARN``, ``BREACHED``, ``QUARANTINED`` or ``WITHDRAWN``.
     :param reasons: Rules that do not hold, errors first, at most 20.
     :param rows: Rows of the partition, ``None`` where they could not be counted.
     :param counts: How many rules were judged, failed, warned and could not be judged.
@@ -107,6 +152,7 @@ class Verdict:
     :param owner: Who answers for the data.
     :param support: Where to ask.
     :param run: The task that published it.
+    :param quarantine: What was set aside, ``None`` if nothing was.
     """
 
     contract: str
@@ -122,6 +168,7 @@ class Verdict:
     owner: str = ""
     support: str = ""
     run: RunReference = field(default_factory=RunReference)
+    quarantine: Quarantine | None = None
 
     @property
     def major(self) -> int:
@@ -136,18 +183,7 @@ class Verdict:
         errors = [reason for reason in reasons if reason.severity == "error"]
         warnings = [reason for reason in reasons if reason.severity != "error"]
         status = Status.BREACHED if errors else Status.WARN if warnings else Status.PASS
-        kept = tuple(
-            replace(
-                r,
-                rule=_cut(r.rule),
-                expected=_cut(r.expected),
-                actual=_cut(r.actual),
-                table=_cut(r.table),
-                columns=tuple(_cut(name) for name in r.columns[:MAX_REASONS]),
-                dimension=_cut(r.dimension),
-            )
-            for r in (errors + warnings)[:MAX_REASONS]
-        )
+        kept = tuple(reason.cut() for reason in (errors + warnings)[:MAX_REASONS])
         counts = {"rules": judged, "failed": len(errors), "warnings": len(warnings), "skipped": len(skipped)}
         return cls(
             status=status,
@@ -161,6 +197,50 @@ class Verdict:
         """Return this verdict as number ``seq`` of its contract."""
         return replace(self, seq=seq)
 
+    def set_aside(self, quarantine: Quarantine) -> Verdict:
+        """Return a breach of which something was set aside."""
+        return replace(self, status=Status.QUARANTINED, quarantine=quarantine)
+
+    def bounded(self) -> Verdict:
+        """Return this verdict with no text and no list longer than a store should hold."""
+        run = replace(
+            self.run,
+            dag_id=_cut(self.run.dag_id),
+            run_id=_cut(self.run.run_id),
+            task_id=_cut(self.run.task_id),
+            url=_cut(self.run.url),
+        )
+        counts = dict(list(self.counts.items())[:MAX_REASONS])
+        return replace(
+            self,
+            reasons=tuple(reason.cut() for reason in self.reasons[:MAX_REASONS]),
+            skipped=tuple(_cut(text) for text in self.skipped[:MAX_REASONS]),
+            counts=counts,
+            at=_cut(self.at),
+            owner=_cut(self.owner),
+            support=_cut(self.support),
+            run=run,
+        )
+
+    def seen_by(self, uses: Collection[str]) -> Verdict:
+        """Return what it means to somebody who reads only some columns.
+
+        A breach only of rules about other columns is a warning. As long as not every failed rule is listed,
+        it stays a breach.
+
+        :param uses: Columns that are read; empty means all.
+        """
+        failed = [reason for reason in self.reasons if reason.severity == "error"]
+        if (
+            self.status not in (Status.BREACHED, Status.QUARANTINED)
+            or not failed
+            or self.counts.get("failed", len(failed)) > len(failed)
+            or any(reason.touches(uses) for reason in failed)
+        ):
+            return self
+        softened = tuple(replace(reason, severity="warning") for reason in self.reasons)
+        return replace(self, status=Status.WARN, reasons=softened)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
@@ -173,22 +253,27 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, value: Any) -> Verdict:
-        """Read what :meth:`to_dict` wrote; fields added by later versions are ignored.
+        """Read what :meth:`to_dict` of this or an earlier version wrote; what later ones added is ignored.
 
         :raises ValueError: If it is not a verdict.
         """
         try:
             known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
-            return cls(
+            aside = value.get("quarantine")
+            verdict = cls(
                 **{
                     **known,
                     "status": Status(value["status"]),
                     "reasons": tuple(_reason(r) for r in value["reasons"]),
                     "skipped": tuple(value.get("skipped", ())),
-                    "run": RunReference(
-                        **{k: v for k, v in value["run"].items() if k in RunReference.__dataclass_fields__}
-                    ),
+                    "run": RunReference(**_fields(RunReference, value.get("run") or {})),
+                    "quarantine": Quarantine(**_fields(Quarantine, aside)) if aside else None,
                 }
             )
+            return verdict.bounded()
         except (AttributeError, KeyError, TypeError) as exc:
-            raise ValueError(f"not a verdict: {type(exc).__name__} at {exc}") from exc
+            raise ValueError(f"not a verdict: {type(exc).__name__} at {str(exc)[:MAX_TEXT]}") from exc
+
+
+def _fields(cls: type, value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value[name] for name in cls.__dataclass_fields__ if name in value}  # type: ignore[attr-defined]  # dataclasses only

@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import (
     AssetStateStoreResult,
+    DeleteAssetStateStoreByName,
     ErrorResponse,
     GetAssetStateStoreByName,
     OKResponse,
@@ -29,6 +30,7 @@ class AssetStateServer:
         self.xcoms: dict[tuple[str, str, str, int | None, str], Any] = {}
         self.down = False
         self.refuses_xcoms = False
+        self.refuses_deletes = False
         self.unknown_assets: set[str] = set()
 
     def send(self, msg: Any) -> Any:
@@ -52,6 +54,11 @@ class AssetStateServer:
                 raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail))
             case SetAssetStateStoreByName():
                 self.values[msg.name, msg.key] = json.dumps(msg.value)
+                return OKResponse(ok=True)
+            case DeleteAssetStateStoreByName() if self.refuses_deletes:
+                raise AirflowRuntimeError(ErrorResponse(error=ErrorType.GENERIC_ERROR))
+            case DeleteAssetStateStoreByName():
+                self.values.pop((msg.name, msg.key), None)
                 return OKResponse(ok=True)
             case SetXCom() if self.refuses_xcoms:
                 raise AirflowRuntimeError(ErrorResponse(error=ErrorType.GENERIC_ERROR))

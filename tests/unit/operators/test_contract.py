@@ -171,6 +171,28 @@ def test_a_repaired_partition_gets_a_higher_number(server: AssetStateServer, war
     assert operator().execute(context())["seq"] == 2
 
 
+def test_a_bad_partition_may_be_set_aside(server: AssetStateServer, warehouse: Path) -> None:
+    with pytest.raises(AirflowFailException, match="is QUARANTINED for partition 2013-01-06"):
+        operator(quarantine="partition", partition="2013-01-06").execute(context())
+    stored = verdict_store().verdict(ASSET, "2013-01-06")
+    assert stored is not None
+    assert stored.quarantine is not None
+    assert (stored.status, stored.quarantine.what) == (Status.QUARANTINED, "partition")
+
+
+def test_verdicts_may_be_kept_in_a_database_and_without_events(
+    server: AssetStateServer, warehouse: Path, tmp_path: Path
+) -> None:
+    os.environ["AIRFLOW_CONN_VERDICTS"] = json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "v.db")})
+    run = context()
+    task = operator(store_conn_id="verdicts", emit_event=False, outlets=[Asset("other")])
+    task.execute(run)
+    assert server.values == {}
+    assert verdict_store("verdicts").head(ASSET).entries[DAY].status is Status.PASS
+    assert [outlet.name for outlet in task.outlets] == ["other"]
+    assert len(run["outlet_events"]) == 0
+
+
 def test_in_a_partitioned_run_its_key_counts(server: AssetStateServer, warehouse: Path) -> None:
     run = SimpleNamespace(partition_key="2013-01-05T00:00:00", run_type="scheduled")
     values = {"dag_run": run, "partition_key": run.partition_key}
@@ -224,3 +246,5 @@ def test_arguments() -> None:
     assert [outlet.name for outlet in from_path.outlets] == [ASSET, f"{ASSET}/unkeyed"]
     with pytest.raises(ValueError, match="on_breach='ignore': use one of fail, skip"):
         operator(on_breach="ignore")
+    with pytest.raises(ValueError, match="quarantine='all'"):
+        operator(quarantine="all")

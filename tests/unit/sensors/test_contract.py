@@ -129,30 +129,27 @@ def test_waiting_is_deferred_with_an_end_in_absolute_time() -> None:
     path, kwargs = caught.value.trigger.serialize()
     assert path == "airflow_ext.triggers.contract.ContractTrigger"
     assert 600 <= kwargs.pop("deadline") - before < 610
+    wanted = kwargs.pop("wanted")
+    assert (wanted["contract"], wanted["partitions"]) == ("daily_delays>=1,<2", [DAY])
+    assert wanted["terms"] == {"on_breach": "wait"}
     assert kwargs == {
-        "contract": "daily_delays>=1,<2",
-        "partition": DAY,
-        "on_breach": "wait",
         "poll_interval": 2,
         "end_task": True,
+        "push_xcom": True,
+        "store_conn_id": None,
         "outage_seconds": 600.0,
         "resume_after": 8.0,
-        "timezone": None,
     }
-    assert caught.value.kwargs == {"partition": DAY}
+    assert caught.value.kwargs == {"wanted": wanted}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param({"do_xcom_push": False}, id="no-xcom"),
-        pytest.param({"outlets": [Asset("x")]}, id="outlets"),
-    ],
-)
-def test_a_success_that_does_more_than_end_needs_a_worker(changes: dict[str, Any]) -> None:
+def test_a_success_with_outlets_needs_a_worker_one_without_xcom_does_not() -> None:
     with pytest.raises(TaskDeferred) as caught:
-        sensor(**changes).execute(context())
-    assert caught.value.trigger.serialize()[1]["end_task"] is False
+        sensor(outlets=[Asset("x")]).execute(context())
+    assert caught.value.trigger.end_task is False
+    with pytest.raises(TaskDeferred) as caught:
+        sensor(do_xcom_push=False).execute(context())
+    assert (caught.value.trigger.end_task, caught.value.trigger.push_xcom) == (True, False)
 
 
 def test_a_store_that_does_not_answer_is_left_to_the_trigger(server: AssetStateServer) -> None:
@@ -193,9 +190,14 @@ def test_a_store_that_does_not_answer_is_poked_again(server: AssetStateServer) -
 
 
 def resume(seen: Seen, *, timed_out: bool = False, **changes: Any) -> Any:
-    event = {"seen": seen.to_dict(), "timed_out": timed_out}
-    return sensor(**changes).resume_execution(
-        next_method="execute_complete", next_kwargs={"event": event, "partition": DAY}, context=context()
+    waiting = sensor(**changes)
+    action = "wait" if timed_out else waiting.terms.action(seen.status)
+    if seen.status is Status.STORE_UNAVAILABLE:
+        action = "fail"
+    event = {"seen": seen.to_dict(), "action": action, "timed_out": timed_out}
+    wanted = waiting._wanted(context()).to_dict()
+    return waiting.resume_execution(
+        next_method="execute_complete", next_kwargs={"event": event, "wanted": wanted}, context=context()
     )
 
 
@@ -218,15 +220,21 @@ def test_resuming_after_the_end_of_time() -> None:
         resume(Seen(Status.NOT_PUBLISHED), timed_out=True, soft_fail=True)
 
 
-def test_resuming_after_an_outage_is_an_error_that_retries() -> None:
+def test_resuming_in_an_outage_is_an_error_that_retries(server: AssetStateServer) -> None:
+    server.down = True
     with pytest.raises(StoreUnavailableError, match="STORE_UNAVAILABLE for 600 s: down"):
+        resume(Seen(Status.STORE_UNAVAILABLE, detail="down"))
+
+
+def test_resuming_after_an_outage_is_an_error_that_retries() -> None:
+    with pytest.raises(StoreUnavailableError, match="did not answer for 600 s and does again: down"):
         resume(Seen(Status.STORE_UNAVAILABLE, detail="down"))
 
 
 @pytest.mark.parametrize("event", [None, "done", {"seen": {}}], ids=repr)
 def test_an_unknown_event_is_never_success(event: Any) -> None:
     with pytest.raises((ValueError, KeyError)):
-        sensor().execute_complete(context(), event, partition=DAY)
+        sensor().execute_complete(context(), event, wanted={})
 
 
 def in_berlin() -> Any:
@@ -252,11 +260,11 @@ def test_a_partition_derived_in_another_zone_is_not_taken_for_the_publishers(def
 def test_the_trigger_is_told_in_which_zone_a_partition_was_derived() -> None:
     with pytest.raises(TaskDeferred) as caught:
         sensor(partition=None, timezone="Europe/Berlin").execute(in_berlin())
-    assert caught.value.trigger.serialize()[1]["timezone"] == "Europe/Berlin"
+    assert caught.value.trigger.wanted["timezone"] == "Europe/Berlin"
     of_run = context() | {"partition_key": DAY}
     with pytest.raises(TaskDeferred) as caught:
         sensor(partition=None, timezone="Europe/Berlin").execute(of_run)
-    assert caught.value.trigger.serialize()[1]["timezone"] is None
+    assert caught.value.trigger.wanted["timezone"] is None
 
 
 @pytest.mark.parametrize("name", ["delay_alerts", "delay_digest"])
@@ -289,7 +297,9 @@ def test_the_assets_of_every_major_are_inlets() -> None:
     ("changes", "message"),
     [
         pytest.param({"contract": "daily_delays>=1"}, "Write 'daily_delays>=1,<2'", id="open-range"),
-        pytest.param({"on_breach": "ignore"}, "use one of fail, wait, skip", id="on_breach"),
+        pytest.param(
+            {"on_breach": "ignore"}, "use one of fail, skip, wait, proceed, use_last_good", id="on_breach"
+        ),
         pytest.param(
             {"poll_interval": 0}, "poll_interval=0: expected a number of seconds above 0", id="interval"
         ),
@@ -303,5 +313,100 @@ def test_the_assets_of_every_major_are_inlets() -> None:
     ],
 )
 def test_wrong_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sensor(**changes)
+
+
+def test_the_last_good_partition_is_used_where_a_breach_would_fail() -> None:
+    publish(partition="2013-01-04")
+    publish(Status.BREACHED)
+    answer = sensor(use_last_good=True).execute(context())
+    assert (answer["partition"], answer["instead_of"], answer["status"]) == ("2013-01-04", DAY, "PASS")
+    with pytest.raises(AirflowFailException, match=r"BREACHED(?s:.*)no good partition to fall back on"):
+        sensor(use_last_good=True, max_staleness=3600).execute(context())
+
+
+def test_the_last_good_partition_is_used_at_the_end_of_time() -> None:
+    publish(partition="2013-01-04")
+    seen = Seen(Status.NOT_PUBLISHED)
+    assert resume(seen, timed_out=True, use_last_good=True)["instead_of"] == DAY
+    with pytest.raises(AirflowSensorTimeout, match=r"Gave up after 600 s(?s:.*)no good partition"):
+        resume(seen, timed_out=True, use_last_good=True, max_staleness=3600)
+
+
+def test_a_repair_that_came_while_a_worker_was_started_wins() -> None:
+    seen = Seen(Status.BREACHED, publish(Status.BREACHED))
+    repaired = publish()
+    assert resume(seen) == repaired.to_dict()
+    assert resume(Seen(Status.NOT_PUBLISHED), timed_out=True) == repaired.to_dict()
+
+
+def test_the_newest_partition_is_waited_for() -> None:
+    publish(partition="2013-01-03")
+    newest = publish(partition="2013-01-04")
+    publish(Status.BREACHED)
+    assert sensor(partition="latest").execute(context()) == newest.to_dict()
+    with pytest.raises(TaskDeferred):
+        sensor(partition="latest", max_staleness=86400).execute(context())
+
+
+def test_an_interval_is_waited_for() -> None:
+    hours = [f"2013-01-05T{hour:02}" for hour in range(3)]
+    rule = PartitionRule("%Y-%m-%dT%H")
+    span = {
+        "partition": None,
+        "interval": "2013-01-05T00:00/2013-01-05T03:00",
+        "partition_format": "%Y-%m-%dT%H",
+    }
+    for hour in hours[:2]:
+        verdict_store().publish(Verdict("daily_delays", "1.0.0", hour, Status.PASS), rule=rule)
+    with pytest.raises(TaskDeferred) as caught:
+        sensor(**span).execute(context())
+    assert caught.value.trigger.wanted["partitions"] == hours
+    assert sensor(at_least=2, **span).execute(context())["partitions"] == hours[:2]
+    verdict_store().publish(Verdict("daily_delays", "1.0.0", hours[2], Status.WARN), rule=rule)
+    answer = sensor(deferrable=False, **span).execute(context())
+    assert (answer["status"], answer["partitions"], answer["missing"]) == ("WARN", hours, [])
+
+
+def test_a_breach_of_columns_that_are_not_used_is_a_warning() -> None:
+    reason = Reason("valid(carrier)", "invalid values = 0", "3", columns=("carrier",))
+    made = Verdict("daily_delays", "1.0.0", DAY, Status.BREACHED, (reason,))
+    verdict_store().publish(made, rule=PartitionRule())
+    assert sensor(uses=["flights"]).execute(context())["status"] == "WARN"
+    with pytest.raises(AirflowFailException, match=r"valid\(carrier\)"):
+        sensor(uses=["flights", "carrier"]).execute(context())
+
+
+def test_the_partition_of_the_events_that_started_the_run_is_waited_for() -> None:
+    published = publish()
+    event = SimpleNamespace(extra={"contract": "daily_delays", "partition": DAY}, partition_key=None)
+    run = context() | {"triggering_asset_events": {"x": [event]}}
+    assert sensor(partition=None).execute(run) == published.to_dict()
+
+
+@pytest.mark.parametrize("action", ["proceed", "skip", "fail"])
+def test_a_late_partition(action: Any) -> None:
+    waiting = sensor(on_late=action, available_by="06:00", deferrable=False)
+    if action == "proceed":
+        assert waiting.execute(context())["status"] == "LATE"
+        return
+    with pytest.raises(AirflowSkipException if action == "skip" else AirflowFailException, match="LATE: due"):
+        waiting.execute(context())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"interval": "run"}, "partition='2013-01-05' and interval='run': give one of them"),
+        ({"at_least": 2}, "at_least=2 is about the partitions of an interval"),
+        (
+            {"partition": None, "interval": "run", "use_last_good": True},
+            "use_last_good is about one partition",
+        ),
+    ],
+    ids=str,
+)
+def test_arguments_that_do_not_go_together(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sensor(**changes)

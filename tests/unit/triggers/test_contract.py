@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,9 +19,11 @@ from airflow.triggers.shared_stream import SharedStreamManager
 
 from airflow_ext.contracts import Status, Verdict
 from airflow_ext.contracts.partition import PartitionRule
+from airflow_ext.contracts.terms import Terms, Wanted
 from airflow_ext.hooks.verdict_store import verdict_store
 from airflow_ext.triggers import contract as module
-from airflow_ext.triggers.contract import Board, ContractTrigger, parse_event
+from airflow_ext.triggers._contract_board import Board
+from airflow_ext.triggers.contract import ContractTrigger, parse_event
 from tests.unit.contracts.asset_state import AssetStateServer
 
 ASSET = "contract/orders/v1"
@@ -34,17 +39,28 @@ def server() -> Iterator[AssetStateServer]:
     assert all(not board.wanted for board in module._BOARDS.values())
 
 
+def wanted(
+    partition: str = DAY, *, contract: str = "orders>=1,<2", timezone: str | None = None, **terms: Any
+) -> Wanted:
+    partitions = tuple(partition.split(","))
+    return Wanted(
+        contract, partitions, len(partitions) > 1, timezone, since=time.time(), terms=Terms.of(**terms)
+    )
+
+
 def trigger(partition: str = DAY, **changes: Any) -> ContractTrigger:
     arguments: dict[str, Any] = {
-        "contract": "orders>=1,<2",
-        "partition": partition,
-        "on_breach": "fail",
         "poll_interval": POLL,
         "deadline": time.time() + 60,
         "end_task": False,
         "resume_after": 0.0,
     }
-    made = ContractTrigger(**(arguments | changes))
+    own = {
+        name: changes.pop(name)
+        for name in list(changes)
+        if name in inspect.signature(ContractTrigger).parameters
+    }
+    made = ContractTrigger(**(arguments | {"wanted": wanted(partition, **changes).to_dict()} | own))
     task: Any = SimpleNamespace(dag_id="alerts", run_id="r1", task_id="wait", map_index=-1)
     made.task_instance = task
     return made
@@ -84,7 +100,7 @@ async def _settle(polls: int = 3) -> None:
 
 
 def status(event: TriggerEvent) -> str:
-    return str(parse_event(event.payload)[0].status)
+    return str(parse_event(event.payload)[0].seen.status)
 
 
 def test_the_trigger_survives_serialization() -> None:
@@ -133,8 +149,8 @@ def test_a_verdict_that_cannot_be_pushed_is_left_to_a_worker(server: AssetStateS
     async def scenario() -> TriggerEvent:
         return await asyncio.wait_for(Triggerer().start(trigger(end_task=True)), IN_TIME)
 
-    seen, _ = parse_event(asyncio.run(scenario()).payload)
-    assert seen.verdict == published
+    decision, _ = parse_event(asyncio.run(scenario()).payload)
+    assert decision.seen.verdict == published
 
 
 def test_a_task_is_not_resumed_before_its_worker_is_known_to_have_ended() -> None:
@@ -180,14 +196,14 @@ def test_a_breach_resumes_on_a_worker_unless_it_is_waited_out(
 
 def test_many_waiters_cost_one_read_per_poll(server: AssetStateServer) -> None:
     days = [f"2013-01-{day:02}" for day in range(1, 11)]
-    before = module._BOARDS.setdefault(trigger().shared_stream_key(), Board())._polls
+    before = module._BOARDS.setdefault(trigger().shared_stream_key(), Board()).polls
 
     async def scenario() -> list[TriggerEvent]:
         triggerer = Triggerer()
         tasks = [triggerer.start(trigger(days[n % 10])) for n in range(500)]
         await _settle(5)
         board = module._BOARDS[trigger().shared_stream_key()]
-        assert server.reads[ASSET, "head"] == board._polls - before > 0
+        assert server.reads[ASSET, "head"] == board.polls - before > 0
         for day in days:
             publish(partition=day)
         return await asyncio.wait_for(asyncio.gather(*tasks), IN_TIME)
@@ -274,7 +290,8 @@ def test_the_end_of_time_says_what_was_seen_last() -> None:
         late = trigger(on_breach="wait", deadline=time.time() + 5 * POLL)
         return await asyncio.wait_for(Triggerer().start(late), IN_TIME)
 
-    seen, timed_out = parse_event(asyncio.run(scenario()).payload)
+    decision, timed_out = parse_event(asyncio.run(scenario()).payload)
+    seen = decision.seen
     assert timed_out
     assert seen.status is Status.BREACHED
 
@@ -297,7 +314,8 @@ def test_a_long_outage_ends_waiting(server: AssetStateServer) -> None:
         server.down = True
         return await asyncio.wait_for(Triggerer().start(trigger(outage_seconds=3 * POLL)), IN_TIME)
 
-    seen, timed_out = parse_event(asyncio.run(scenario()).payload)
+    decision, timed_out = parse_event(asyncio.run(scenario()).payload)
+    seen = decision.seen
     assert not timed_out
     assert seen.status is Status.STORE_UNAVAILABLE
     assert ASSET in seen.detail
@@ -359,8 +377,90 @@ def test_polling_slows_down_while_nothing_can_be_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [None, {}, "PASS", {"seen": {"status": "LOST"}, "timed_out": False}], ids=repr
+    "event", [None, {}, "PASS", {"seen": {"status": "LOST"}, "action": "fail", "timed_out": False}], ids=repr
 )
 def test_an_unknown_event_is_never_success(event: Any) -> None:
     with pytest.raises(ValueError, match=r"event|waiter|LOST"):
         parse_event(event)
+
+
+def test_an_interval_ends_with_its_last_partition(server: AssetStateServer) -> None:
+    days = ["2013-01-05", "2013-01-06", "2013-01-07"]
+
+    async def scenario() -> TriggerEvent:
+        task = Triggerer().start(trigger(",".join(days), end_task=True))
+        for day in days:
+            await _settle()
+            assert not task.done()
+            publish(partition=day)
+        return await asyncio.wait_for(task, IN_TIME)
+
+    assert isinstance(asyncio.run(scenario()), TaskSuccessEvent)
+    answer = server.xcoms["alerts", "r1", "wait", -1, "return_value"]
+    assert (answer["status"], answer["partitions"]) == ("PASS", days)
+
+
+def test_lateness_is_told_only_of_what_was_read(server: AssetStateServer) -> None:
+    """A day of 2013 is long overdue; but it may have been published while nothing could be read."""
+
+    async def scenario() -> TriggerEvent:
+        server.down = True
+        task = Triggerer().start(trigger(available_by="06:00", on_late="fail"))
+        await _settle(5)
+        assert not task.done()
+        server.down = False
+        return await asyncio.wait_for(task, IN_TIME)
+
+    assert status(asyncio.run(scenario())) == "LATE"
+
+
+def test_time_alone_makes_a_silent_contract_unknown() -> None:
+    async def scenario() -> TriggerEvent:
+        return await asyncio.wait_for(Triggerer().start(trigger(unknown_after=3 * POLL)), IN_TIME)
+
+    decision, timed_out = parse_event(asyncio.run(scenario()).payload)
+    assert (decision.action, timed_out) == ("fail", False)
+    assert "nothing was ever published" in decision.seen.detail
+
+
+def test_the_newest_partition_is_followed_by_the_head_alone(server: AssetStateServer) -> None:
+    publish(Status.BREACHED)
+
+    async def scenario() -> TriggerEvent:
+        task = Triggerer().start(trigger("latest"))
+        await _settle()
+        assert not task.done()
+        publish(partition="2013-01-06")
+        return await asyncio.wait_for(task, IN_TIME)
+
+    decision, _ = parse_event(asyncio.run(scenario()).payload)
+    assert (decision.action, decision.seen.good) == ("proceed", ("2013-01-06",))
+    assert (ASSET, "p/latest") not in server.reads
+
+
+def test_waiters_of_a_database_share_one_question(tmp_path: Path) -> None:
+    os.environ["AIRFLOW_CONN_VERDICTS"] = json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "v.db")})
+    shared = verdict_store("verdicts")
+
+    async def scenario() -> list[TriggerEvent]:
+        triggerer = Triggerer()
+        tasks = [
+            triggerer.start(trigger(contract=f"c{n % 20}>=1,<2", store_conn_id="verdicts"))
+            for n in range(100)
+        ]
+        await _settle(5)
+        for n in range(20):
+            shared.publish(Verdict(f"c{n}", "1.0.0", DAY, Status.PASS), rule=PartitionRule())
+        return await asyncio.wait_for(asyncio.gather(*tasks), IN_TIME)
+
+    assert {status(event) for event in asyncio.run(scenario())} == {"PASS"}
+
+
+def test_a_reader_that_breaks_fails_its_waiters() -> None:
+    os.environ["AIRFLOW_CONN_FILES"] = json.dumps({"conn_type": "fs"})
+
+    async def scenario() -> TriggerEvent:
+        waiting = trigger(store_conn_id="files", outage_seconds=3 * POLL)
+        return await asyncio.wait_for(Triggerer().start(waiting), IN_TIME)
+
+    assert status(asyncio.run(scenario())) == "STORE_UNAVAILABLE"
