@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from airflow_ext.contracts.sources import SUFFIXES, contract_files, file_text
 from airflow_ext.exceptions import InvalidError
 
-SUFFIXES = (".odcs.yaml", ".odcs.yml", ".odcs.json")
-MAX_BYTES = 1_000_000
 GIT_SECONDS = 60
 
 
@@ -22,31 +21,9 @@ def read_paths(paths: Sequence[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for given in paths:
         path = Path(given)
-        found = sorted(_below(path)) if path.is_dir() else [path]
-        if not found:
-            raise InvalidError(f"{given}: no file below it ends in {', '.join(SUFFIXES)}")
-        for file in found:
-            texts[str(file)] = _text(file)
+        for file in contract_files(path) if path.is_dir() else [path]:
+            texts[str(file)] = file_text(file)
     return texts
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    for where, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(where, name) for name in names if name.lower().endswith(SUFFIXES))
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise InvalidError(f"{path}: larger than {MAX_BYTES:,} bytes")
-        return data.decode("utf-8")
-    except OSError as exc:
-        raise InvalidError(f"{path}: {exc.strerror}") from None
-    except UnicodeDecodeError:
-        raise InvalidError(f"{path}: not UTF-8 text") from None
 
 
 def read_commit(ref: str, paths: Sequence[str]) -> dict[str, str]:

@@ -95,9 +95,9 @@ _PARTITION = ("airflow.asset", "airflow.partition", "airflow.partitionColumn", "
 _SILENT = (
     "airflow.connection",
     "airflow.consumers",
-    "airflow.uses",
     "airflow.quarantineTable",
-    "airflow.quarantine",
+    "airflow.samples",
+    "airflow.timeLimit",
 )
 _ENDED = ("retired",)
 _RENAME_SCORE = 0.5

@@ -15,6 +15,7 @@ from airflow_ext.contracts.diff_base import (
     points_around,
 )
 from airflow_ext.contracts.diff_quality import compare_quality
+from airflow_ext.contracts.families import Widening, logical_widening, widening
 from airflow_ext.contracts.grades import Effect
 from airflow_ext.contracts.levels import moment
 
@@ -24,7 +25,13 @@ _HANDLED = (
     "enum", "quality", "relationships", "properties", "items", "map", "deprecated", "classification",
     "partitioned", "partitionKeyPosition", "id",
 )  # fmt: skip
-_LOGICAL_WIDER = {("integer", "number"), ("date", "timestamp")}
+_TYPE_EFFECTS = {
+    Widening.SAME: None,
+    Widening.WIDER: Effect.ANNOUNCES,
+    Widening.NARROWER: Effect.REPLACES,  # values that were there are cut, rounded or refused
+    Widening.OTHER: Effect.REPLACES,
+    Widening.UNKNOWN: Effect.REPLACES,
+}
 _UPPER = {"maxLength": True, "minLength": False, "maxItems": True, "minItems": False,
           "maxProperties": True, "minProperties": False}  # fmt: skip
 _BOUNDS = (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum"))
@@ -155,13 +162,11 @@ class _Column:
             self.add(kind, text, effect_or_none, field)
 
     @staticmethod
-    def logical_effect(old: str, new: str) -> Effect:
-        return Effect.ANNOUNCES if (old, new) == ("integer", "number") else Effect.REPLACES
+    def logical_effect(old: str, new: str) -> Effect | None:
+        return _TYPE_EFFECTS[logical_widening(old, new)]
 
     def physical_effect(self, old: str, new: str) -> Effect | None:
-        from airflow_ext.contracts.diff_types import type_effect
-
-        return type_effect(old, new, self.dialect)
+        return _TYPE_EFFECTS[widening(old, new, self.dialect or "postgres")]
 
     def compare_key(self) -> None:
         old, new = bool(self.old.get("primaryKey")), bool(self.new.get("primaryKey"))

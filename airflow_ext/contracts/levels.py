@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from airflow_ext.contracts.settings import unit_seconds
+
 Better = Literal["lower", "higher"]
 
 BETTER: Mapping[str, Better] = {
@@ -32,19 +34,10 @@ DURATIONS = frozenset(
 DATES = frozenset({"endOfLife", "endOfSupport", "generalAvailability"})
 ENDS = frozenset({"endOfLife", "endOfSupport"})
 
-_UNITS = {
-    "s": 1, "sec": 1, "second": 1,
-    "m": 60, "min": 60, "minute": 60,
-    "h": 3600, "hr": 3600, "hour": 3600,
-    "d": 86400, "day": 86400,
-    "w": 604800, "wk": 604800, "week": 604800,
-    "mo": 2_629_800, "month": 2_629_800,
-    "y": 31_557_600, "yr": 31_557_600, "year": 31_557_600,
-}  # fmt: skip
 _ISO = re.compile(
     r"P(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.IGNORECASE
 )
-_ISO_SECONDS = (31_557_600, 2_629_800, 604_800, 86_400, 3_600, 60, 1)
+_ISO_SECONDS = (31_536_000, 2_592_000, 604_800, 86_400, 3_600, 60, 1)
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(Z|[+-]\d{2}:\d{2})?")
 
 
@@ -85,13 +78,8 @@ def seconds(value: Any, unit: Any = None) -> float | None:
         value, unit = float(written[1]), written[2] or unit
     if not isinstance(value, int | float) or value < 0:
         return None
-    size = _size(unit)
+    size = unit_seconds(unit)
     return None if size is None else value * size
-
-
-def _size(unit: Any) -> int | None:
-    name = str(unit or "d").strip().lower()
-    return _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
 
 
 def moment(text: str) -> float | None:

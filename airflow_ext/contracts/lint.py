@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+import yaml
 
 from airflow_ext.contracts.diff_base import line_of
 from airflow_ext.contracts.levels import BETTER, DATES, figure
-from airflow_ext.contracts.loading import Places, load
+from airflow_ext.contracts.loading import Places
 from airflow_ext.contracts.model import Contract
 from airflow_ext.exceptions import InvalidContractError
 
@@ -93,10 +95,9 @@ def check(text: str, source: str) -> Checked:
     """Look at one contract file."""
     try:
         contract = Contract.from_text(text, source=source)
-        document, places = load(text, source)
     except InvalidContractError as exc:
         return Checked(source, tuple(_as_remark(source, problem) for problem in exc.problems))
-    return Checked(source, tuple(_Look(source, document, places, contract).remarks()), contract)
+    return Checked(source, tuple(_Look(source, text, contract).remarks()), contract)
 
 
 def _as_remark(source: str, problem: str) -> Remark:
@@ -108,8 +109,14 @@ def _as_remark(source: str, problem: str) -> Remark:
 
 
 class _Look:
-    def __init__(self, source: str, document: dict[str, Any], places: Places, contract: Contract) -> None:
-        self.source, self.document, self.places, self.contract = source, document, places, contract
+    def __init__(self, source: str, text: str, contract: Contract) -> None:
+        self.source, self.text, self.contract = source, text, contract
+        self.document = contract.document
+
+    @functools.cached_property
+    def places(self) -> Places:
+        """Lines of the file, found when there is something to say about one."""
+        return Places(yaml.compose(self.text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
     def remark(self, path: tuple[str | int, ...], rule: str, text: str, level: str = "warning") -> Remark:
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")

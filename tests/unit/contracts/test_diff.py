@@ -39,7 +39,7 @@ EXPECTED = {
     "INTEGER to INT4": "column.spelling words",
     "physical type gone": "column.type loosens",
     "physical type new": "column.type tightens",
-    "DATE to TIMESTAMP": "column.type replaces",
+    "DATE to TIMESTAMP": "column.widened announces",
     "required column may be NULL": "column.required loosens",
     "column becomes required": "column.required tightens",
     "unique no longer": "column.unique loosens",
