@@ -50,6 +50,17 @@ _DLT_CONNECTION = {
 }
 
 
+def _option(kind: str, default: str, description: str, **more: Any) -> dict[str, Any]:
+    return {
+        "description": description,
+        "version_added": "0.1.0",
+        "type": kind,
+        "default": default,
+        "example": None,
+        **more,
+    }
+
+
 def get_provider_info() -> dict[str, Any]:
     """Return what this package adds to Airflow."""
     return {
@@ -126,4 +137,38 @@ def get_provider_info() -> dict[str, Any]:
         "connection-types": [_DLT_CONNECTION],
         "secrets-backends": ["airflow_ext.secrets.vault.VaultBackend"],
         "cli": ["airflow_ext.cli.airflow_commands.get_commands"],
+        "db-managers": ["airflow_ext.sla.ledger.manager.LedgerManager"],
+        "config": {
+            "airflow_ext": {
+                "description": "Settings of airflow-ext.",
+                "options": {
+                    "sla_tick_seconds": _option(
+                        "integer",
+                        "10",
+                        "Seconds between two looks of `airflow ext sla monitor`. Callbacks of deadlines stay "
+                        "silent while the monitor's heartbeat is younger than two of these.",
+                    ),
+                    "sla_horizon_hours": _option(
+                        "integer", "24", "How many hours ahead occurrences of SLAs are written down."
+                    ),
+                    "sla_retention_days": _option(
+                        "integer", "400", "Days after which settled occurrences are deleted by the monitor."
+                    ),
+                    "sla_policies": _option(
+                        "string",
+                        "",
+                        "A YAML file, or a folder of them, with SLAs for DAGs of others.",
+                        example="/opt/airflow/slas",
+                    ),
+                    "sla_ping_url": _option(
+                        "string",
+                        "",
+                        "The monitor gets this address after each minute of good work, so that a dead-man's "
+                        "switch elsewhere tells when it stops.",
+                        example="https://hc.example.com/ping/monitor",
+                        sensitive=True,
+                    ),
+                },
+            }
+        },
     }

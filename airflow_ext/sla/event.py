@@ -19,14 +19,22 @@ class SlaEvent:
     :param promise: The promise in words.
     :param severity: ``page``, ``ticket`` or ``info``.
     :param owner: Who answers for it; may be empty.
-    :param due: When the run had to be done, without grace.
+    :param run_id: The run that is late or failed; empty if there is none.
+    :param due: When it had to be done, without grace.
     :param zone: The policy's time zone, for local times.
     :param told_at: When this event was made.
-    :param state: State of the run a moment ago: ``queued``, ``running``, ``failed`` or ``success`` (then too late).
+    :param state: State of the run or task a moment ago: ``queued``, ``running``, ``failed`` or ``success`` (then too
+        late); empty if there is none.
     :param started: When the run started; ``None`` if it has not.
     :param ended: When the run ended; ``None`` if it has not.
-    :param url: The run's page in the Airflow UI.
-    :param deadline_id: Airflow's id of the deadline; the same if Airflow tells it twice.
+    :param url: The page of the run, else of the DAG, in the Airflow UI.
+    :param deadline_id: Airflow's id of the deadline; the same if Airflow tells it twice. Empty from the monitor.
+    :param kind: ``missed``, ``failed_before_due`` or ``resolved``.
+    :param cause: Why, in a word of :data:`airflow_ext.sla.judge.CAUSES`; empty without the monitor.
+    :param subject_name: What the promise is about where it is not the whole run: ``task load``, ``asset orders``.
+    :param incident_id: Number of the incident in the ledger, for acknowledging it.
+    :param step: 0 for the first message, 1.. for the steps of ``escalate``.
+    :param detected_late: Whether the monitor itself was late in seeing it, and by how much.
     """
 
     key: str
@@ -45,7 +53,13 @@ class SlaEvent:
     started: datetime | None
     ended: datetime | None
     url: str
-    deadline_id: str
+    deadline_id: str = ""
+    kind: str = "missed"
+    cause: str = ""
+    subject_name: str = ""
+    incident_id: int | None = None
+    step: int = 0
+    detected_late: timedelta | None = None
 
     @property
     def late(self) -> timedelta:
