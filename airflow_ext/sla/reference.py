@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_REFERENCE_FIELDS = ("policy", "by", "within", "tz", "days", "run_types", "late_start")
+_REFERENCE_FIELDS = (
+    *("policy", "by", "within", "tz", "days", "run_types", "late_start", "since", "fresh", "every"),
+    *("calendar", "exceptions", "maintenance", "task", "group", "asset_name", "asset_uri"),
+)
 _NOT_NEEDED = {"grace": 0.0, "owner": "", "severity": "info"}
 
 
 class SlaDeadline(BaseDeadlineReference):
     """When a run of a DAG with an SLA is due; the grace is the alert's interval.
+
+    Promises that are not about the whole run, or whose time is not known yet when it is created, give no deadline: the
+    monitor keeps them.
 
     :param data: The policy as :meth:`airflow_ext.sla.policy.Policy.to_flat` gives it. It is not read before
         a run asks: stored data of another version must not break the DAG either.
