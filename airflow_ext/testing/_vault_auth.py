@@ -8,7 +8,7 @@ import re
 import secrets
 import string
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,9 @@ DEFAULT_POLICY: Rules = {
     "sys/capabilities-self": ["update"],
     "sys/leases/lookup": ["update"],
     "sys/leases/renew": ["update"],
+    "sys/wrapping/wrap": ["update"],
+    "sys/wrapping/lookup": ["update"],
+    "sys/wrapping/unwrap": ["update"],
 }
 
 _HCL_RULE = re.compile(r'path\s+"([^"]+)"\s*\{\s*capabilities\s*=\s*\[([^\]]*)\]\s*\}')
@@ -134,6 +137,8 @@ class Token:
     renewable: bool = True
     entity: str = field(default_factory=lambda: str(uuid.uuid4()))
     renewed: float | None = None
+    namespace: str = ""
+    batch: bool = False
 
     @property
     def root(self) -> bool:
@@ -149,6 +154,10 @@ class Tokens:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._by_id: dict[str, Token] = {}
+        self.on_end: Callable[[str], None] = lambda _id: None
+
+    def __iter__(self) -> Iterator[Token]:
+        return iter(list(self._by_id.values()))
 
     def create(
         self,
@@ -166,6 +175,8 @@ class Tokens:
         display_name: str = "token",
         token_id: str | None = None,
         default_policy: bool = True,
+        namespace: str = "",
+        batch: bool = False,
     ) -> Token:
         """Make a token; see the answer of ``auth/token/create`` for what the arguments mean."""
         names = set(policies) | ({"default"} if default_policy and "root" not in set(policies) else set())
@@ -173,8 +184,8 @@ class Tokens:
         limits = [SYSTEM_MAX_TTL, max_ttl, explicit_max_ttl]
         granted = 0 if root else min([period or ttl or SYSTEM_MAX_TTL, *(each for each in limits if each)])
         token = Token(
-            id=token_id or f"hvs.{random_id(92)}",
-            accessor=random_id(24),
+            id=token_id or f"{'hvb' if batch else 'hvs'}.{random_id(92)}",
+            accessor="" if batch else random_id(24),
             policies=sorted(names),
             issued=self._now(),
             creation_ttl=granted,
@@ -187,7 +198,9 @@ class Tokens:
             explicit_max_ttl=explicit_max_ttl,
             period=period,
             uses=uses,
-            renewable=renewable and not root,
+            renewable=renewable and not root and not batch,
+            namespace=namespace,
+            batch=batch,
         )
         self._by_id[token.id] = token
         return token
@@ -219,12 +232,13 @@ class Tokens:
         if token.uses:
             token.uses -= 1
             if not token.uses:
-                self._by_id.pop(token.id)
+                self.revoke(token)
         return token
 
     def revoke(self, token: Token, *, children: bool = True) -> None:
         """End a token and, unless told otherwise, all tokens made with it."""
         self._by_id.pop(token.id, None)
+        self.on_end(token.id)
         for child in [each for each in self._by_id.values() if each.parent == token.id]:
             if children:
                 self.revoke(child)
@@ -241,6 +255,8 @@ class Tokens:
 
         :raises WireError: 400, if it cannot be renewed.
         """
+        if token.batch:
+            raise WireError(400, "batch tokens cannot be renewed")
         if not token.renewable:
             raise WireError(400, "lease is not renewable")
         limits = [each for each in (SYSTEM_MAX_TTL, token.max_ttl, token.explicit_max_ttl) if each]
@@ -277,7 +293,7 @@ def auth_block(token: Token, ttl: int) -> dict[str, Any]:
         "lease_duration": ttl,
         "renewable": token.renewable,
         "entity_id": token.entity,
-        "token_type": "service",
+        "token_type": "batch" if token.batch else "service",
         "orphan": token.parent is None,
         "mfa_requirement": None,
         "num_uses": token.uses,
@@ -339,6 +355,7 @@ class AppRoles:
             max_ttl=seconds(settings.get("token_max_ttl")),
             period=seconds(settings.get("token_period")),
             uses=int(settings.get("token_num_uses") or 0),
+            batch=settings.get("token_type") == "batch",
             meta={"role_name": name},
             path=f"auth/{self._mount}/login",
             display_name=self._mount,

@@ -9,20 +9,23 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from airflow_ext.testing._vault_auth import SYSTEM_MAX_TTL, WireError
+from airflow_ext.testing._vault_leases import Wanted
 
 
 @dataclass
 class Answer:
-    """A success: status, the ``data`` part and other keys of the envelope."""
+    """A success: status, the ``data`` part, other keys of the envelope, and the lease that comes with it."""
 
     status: int = 200
     data: Any = None
     extra: dict[str, Any] = field(default_factory=dict)
+    lease: Wanted | None = None
 
 
 class Engine(Protocol):
     """What a mount does with the rest of a path."""
 
+    kind: str
     version: str
 
     def handle(self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any]) -> Answer: ...
@@ -34,7 +37,11 @@ class Engine(Protocol):
     def put(self, path: str, data: Mapping[str, Any]) -> int: ...
 
 
-def _listing(paths: Iterable[str], folder: str) -> Answer:
+def listing(paths: Iterable[str], folder: str) -> Answer:
+    """Return the names below a folder.
+
+    :raises WireError: 404, if there are none.
+    """
     prefix = folder.strip("/") + "/" if folder.strip("/") else ""
     names = set()
     for path in paths:
@@ -46,13 +53,15 @@ def _listing(paths: Iterable[str], folder: str) -> Answer:
     return Answer(data={"keys": sorted(names)})
 
 
-def _unsupported() -> WireError:
+def unsupported() -> WireError:
+    """Return the answer to a verb that a path does not know."""
     return WireError(405, "1 error occurred:\n\t* unsupported operation\n\n")
 
 
 class KeyValue1:
     """KV version 1: one value per path."""
 
+    kind = "kv"
     version = "1"
 
     def __init__(self) -> None:
@@ -73,7 +82,7 @@ class KeyValue1:
         body: Mapping[str, Any],
     ) -> Answer:
         if method == "LIST":
-            return _listing(self._secrets, path)
+            return listing(self._secrets, path)
         if method == "GET":
             if path not in self._secrets:
                 raise WireError(404)
@@ -86,7 +95,7 @@ class KeyValue1:
         if method == "DELETE":
             self._secrets.pop(path, None)
             return Answer(204)
-        raise _unsupported()
+        raise unsupported()
 
 
 @dataclass
@@ -125,6 +134,7 @@ class KeyValue2:
     :param now: The server's clock.
     """
 
+    kind = "kv"
     version = "2"
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -199,7 +209,7 @@ class KeyValue2:
             if there is not None and there.current in there.versions:
                 there.versions[there.current].deleted = self._stamp()
             return Answer(204)
-        raise _unsupported()
+        raise unsupported()
 
     def _check_and_set(self, name: str, cas: int | None) -> None:
         secret = self._secrets.get(name)
@@ -223,7 +233,7 @@ class KeyValue2:
 
     def _metadata(self, method: str, name: str, body: Mapping[str, Any]) -> Answer:
         if method == "LIST":
-            return _listing(self._secrets, name)
+            return listing(self._secrets, name)
         if method in ("POST", "PUT"):
             self._secrets.setdefault(name, Secret(self._stamp())).settings.update(body)
             return Answer(204)
@@ -231,7 +241,7 @@ class KeyValue2:
             self._secrets.pop(name, None)
             return Answer(204)
         if method != "GET":
-            raise _unsupported()
+            raise unsupported()
         secret = self._secrets.get(name)
         if secret is None:
             raise WireError(404)

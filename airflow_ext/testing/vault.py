@@ -1,9 +1,9 @@
 """A small Vault-compatible server on the loopback, for tests, demos and trying things out.
 
-It is not Vault: everything lives in memory, only tokens, AppRole, policies and the two key-value
-engines are there, and answers imitate the documented HTTP interface. What it adds is faults on demand
-and a list of the calls it got. ``python -m airflow_ext.testing.vault --port 0 --root-token-file F``
-runs it as a process of its own.
+It is not Vault: everything lives in memory and answers imitate the documented HTTP interface. There are
+tokens, leases, AppRole and stand-ins for other logins, policies, namespaces, response wrapping, the two
+key-value engines, transit, PKI, and a database engine that makes real PostgreSQL roles. What it adds is
+faults on demand and a list of the calls it got. ``airflow-ext vault serve-dev`` runs it as a process.
 """
 
 from __future__ import annotations
@@ -13,57 +13,21 @@ import fnmatch
 import json
 import os
 import signal
-import socket
-import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from airflow_ext.testing._vault_auth import Role, Rules, WireError, random_id
-from airflow_ext.testing._vault_kv import envelope
-from airflow_ext.testing._vault_routes import Routes
+from airflow_ext.testing._vault_database import Database
+from airflow_ext.testing._vault_http import Call, Fault, Handler, Server, State
+from airflow_ext.testing._vault_leases import Lease
+from airflow_ext.testing._vault_routes import Request, Routes
 
+__all__ = ["Call", "LocalVault"]
 
-@dataclass(frozen=True)
-class Call:
-    """One request the server got.
-
-    :param method: Verb; a listing is ``LIST`` however it was asked for.
-    :param path: Path below ``/v1/``.
-    :param accessor: Accessor of the token, empty where none was needed or it was refused.
-    :param status: Status of the answer; 0 when the connection was cut.
-    """
-
-    method: str
-    path: str
-    accessor: str
-    status: int
-
-
-@dataclass
-class _Fault:
-    path: str
-    times: int
-    status: int = 0
-    body: bytes = b""
-    headers: tuple[tuple[str, str], ...] = ()
-    seconds: float = 0.0
-    cut: bool = False
-
-
-@dataclass
-class _State:
-    """What the threads that answer share with their owner."""
-
-    routes: Routes
-    calls: list[Call] = field(default_factory=list)
-    faults: list[_Fault] = field(default_factory=list)
-    stopping: threading.Event = field(default_factory=threading.Event)
+TICK = 0.1
+"""Seconds between two looks for tokens and leases that have ended."""
 
 
 class LocalVault:
@@ -80,11 +44,11 @@ class LocalVault:
         self.url = ""
         self._port = port
         self._routes = Routes(self.root_token)
-        self._routes.enable_kv("secret", "2")
-        self._routes.enable_approle("approle")
-        self._state = _State(self._routes)
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
+        self._routes.enable("secret", "kv", "2")
+        self._routes.enable_auth("approle")
+        self._state = State(self._routes)
+        self._server: Server | None = None
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> LocalVault:
         self.start()
@@ -96,38 +60,103 @@ class LocalVault:
     def start(self) -> None:
         """Listen, and answer in threads from now on."""
         self._state.stopping.clear()
-        self._server = _Server(("127.0.0.1", self._port), _Handler)
+        self._server = Server(("127.0.0.1", self._port), Handler)
         self._server.state = self._state
         self._port = self._server.server_port
         self.url = f"http://127.0.0.1:{self._port}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="local-vault", daemon=True
+        serve = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
         )
-        self._thread.start()
+        self._threads = [serve, threading.Thread(target=self._tick, name="local-vault-clock", daemon=True)]
+        for thread in self._threads:
+            thread.start()
+
+    def _tick(self) -> None:
+        while not self._state.stopping.wait(TICK):
+            self._routes.tick()
 
     def stop(self) -> None:
         """Stop listening and end all connections; what was written stays until :meth:`start`."""
         self._state.stopping.set()
-        if self._server is not None and self._thread is not None:
+        if self._server is not None:
             self._server.shutdown()
-            self._thread.join()
+            for thread in self._threads:
+                thread.join()
             self._server.close_connections()
             self._server.server_close()
-            self._server = self._thread = None
+            self._server = None
+        for engine in self._routes.mounts.values():
+            if isinstance(engine, Database):
+                engine.close()
 
     # ------------------------------------------------------------------------------ what it should hold
 
-    def mount(self, name: str, *, version: int = 2) -> None:
-        """Add a key-value engine.
+    def mount(self, name: str, *, kind: str = "kv", version: int = 2) -> None:
+        """Add an engine.
 
-        :param version: 1 or 2.
-        :raises ValueError: If there is one of that name or the version is neither.
+        :param kind: ``kv``, ``database``, ``transit`` or ``pki``.
+        :param version: 1 or 2, for ``kv``.
+        :raises ValueError: If there is one of that name or kind and version are not known.
         """
         try:
             with self._routes.lock:
-                self._routes.enable_kv(name.strip("/"), str(version))
+                self._routes.enable(name.strip("/"), kind, str(version))
         except WireError as error:
-            raise ValueError(f"mount({name!r}, version={version!r}): {error}") from None
+            raise ValueError(f"mount({name!r}, kind={kind!r}, version={version!r}): {error}") from None
+
+    def admin(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, namespace: str = ""
+    ) -> Any:
+        """Do what an administrator would by HTTP, with the root token; not noted in the list of calls.
+
+        :param path: Path below ``/v1/``.
+        :returns: The ``data`` of the answer.
+        :raises ValueError: If the answer is no success.
+        """
+        request = Request(
+            method, path.strip("/"), body=dict(body or {}), token=self.root_token, namespace=namespace
+        )
+        try:
+            return self._routes.answer(request)[0].data
+        except WireError as error:
+            raise ValueError(f"{method} {path}: {error}") from None
+
+    def database(
+        self, url: str, *, username: str, password: str, name: str = "main", mount: str = "database"
+    ) -> None:
+        """Mount the database engine, unless it is there, and connect it with a PostgreSQL.
+
+        :param url: Such as ``postgresql://{{username}}:{{password}}@127.0.0.1:5432/db``.
+        :param username: Account that may make roles.
+        :param password: Its password.
+        :raises ValueError: If the database cannot be reached.
+        """
+        if f"{mount}/" not in self._routes.mounts:
+            self.mount(mount, kind="database")
+        config = {"connection_url": url, "username": username, "password": password, "allowed_roles": ["*"]}
+        self.admin("POST", f"{mount}/config/{name}", {"plugin_name": "postgresql-database-plugin", **config})
+
+    def database_role(
+        self,
+        role: str,
+        *,
+        creation: Sequence[str],
+        revocation: Sequence[str] = (),
+        ttl: int = 3600,
+        max_ttl: int = 86400,
+        name: str = "main",
+        mount: str = "database",
+    ) -> None:
+        """Make a role that ``database/creds/<role>`` gives credentials of.
+
+        :param creation: SQL with ``{{name}}``, ``{{password}}`` and ``{{expiration}}``.
+        :param revocation: SQL; without it privileges are revoked and the role is dropped.
+        :param ttl: Seconds a lease lives until it is renewed.
+        :param max_ttl: Seconds it lives at most.
+        """
+        statements = {"creation_statements": list(creation), "revocation_statements": list(revocation)}
+        settings = {"db_name": name, **statements, "default_ttl": ttl, "max_ttl": max_ttl}
+        self.admin("POST", f"{mount}/roles/{role}", settings)
 
     def write(self, path: str, data: Mapping[str, Any]) -> int:
         """Write a secret and return its new version (always 1 in a KV version 1 engine).
@@ -159,29 +188,75 @@ class LocalVault:
             self._routes.policies[name] = {path: list(allowed) for path, allowed in rules.items()}
 
     def approle(
-        self, name: str, *, policies: Sequence[str], token_ttl: int = 3600, mount: str = "approle"
+        self,
+        name: str,
+        *,
+        policies: Sequence[str],
+        token_ttl: int = 3600,
+        mount: str = "approle",
+        **settings: Any,
     ) -> tuple[str, str]:
         """Make an AppRole and return its role id and one secret id for it.
 
         :param policies: Names of policies its tokens get beside ``default``.
         :param token_ttl: Seconds its tokens live.
         :param mount: Where AppRole is mounted; made when missing.
+        :param settings: Further settings of the role, such as ``token_max_ttl`` or ``secret_id_num_uses``.
         """
         with self._routes.lock:
             if mount not in self._routes.approles:
-                self._routes.enable_approle(mount)
+                self._routes.enable_auth(mount)
             roles = self._routes.approles[mount]
             role = roles.roles.setdefault(name, Role({}))
-            role.settings |= {"token_policies": list(policies), "token_ttl": token_ttl}
+            role.settings |= {"token_policies": list(policies), "token_ttl": token_ttl, **settings}
             return role.role_id, str(roles.new_secret_id(name, {})["secret_id"])
 
-    def token(self, *, policies: Sequence[str], ttl: int = 3600) -> str:
+    def wrapped_secret_id(self, name: str, *, ttl: int = 60, mount: str = "approle") -> str:
+        """Return the token that wraps a new secret id of an AppRole.
+
+        :param ttl: Seconds it may be unwrapped.
+        """
+        path = f"auth/{mount}/role/{name}/secret-id"
+        request = Request("POST", path, token=self.root_token, wrap_ttl=ttl)
+        return str(self._routes.answer(request)[0].extra["wrap_info"]["token"])
+
+    def login_role(
+        self, kind: str, name: str, *, policies: Sequence[str], mount: str | None = None, **settings: Any
+    ) -> None:
+        """Let a user or role of another auth method in; the method is mounted when missing.
+
+        :param kind: ``userpass``, ``ldap``, ``radius``, ``kubernetes``, ``jwt``, ``github``, ``cert``, ``aws``,
+            ``gcp`` or ``azure``.
+        :param name: Of the user or role.
+        :param settings: ``password``, ``bound_service_account_names``, ``bound_claims`` and the like; for methods
+            that another service would decide, ``bound`` holds what the request must carry.
+        """
+        place = mount or kind
+        with self._routes.lock:
+            if place not in self._routes.logins:
+                self._routes.enable_auth(place, kind)
+            self._routes.logins[place].roles[name] = {"token_policies": list(policies), **settings}
+
+    def token(self, *, policies: Sequence[str], ttl: int = 3600, **settings: Any) -> str:
         """Make a token.
 
         :param ttl: Seconds it lives.
+        :param settings: Further ones, such as ``explicit_max_ttl``, ``period`` or ``uses``.
         """
         with self._routes.lock:
-            return self._routes.tokens.create(policies, ttl=ttl).id
+            return self._routes.tokens.create(policies, ttl=ttl, **settings).id
+
+    def tokens(self) -> int:
+        """Return how many tokens live, the root token not counted."""
+        with self._routes.lock:
+            return sum(not each.root for each in self._routes.tokens)
+
+    def leases(self, prefix: str = "") -> list[Lease]:
+        """Return the living leases.
+
+        :param prefix: What their ids start with.
+        """
+        return self._routes.leases.below(prefix)
 
     # ------------------------------------------------------------------------------------------- faults
 
@@ -192,6 +267,19 @@ class LocalVault:
     def unseal(self) -> None:
         """End :meth:`seal`."""
         self._routes.sealed = False
+
+    def standby(self, on: bool = True) -> None:
+        """Tell ``sys/health`` of a standby, which other calls do not notice."""
+        self._routes.standby = on
+
+    def fail_revocations(self, times: int) -> None:
+        """Let the next revocations of leases fail, as a database that is down would."""
+        self._routes.leases.failing = times
+
+    def expire_leases(self) -> None:
+        """End every lease now."""
+        for each in self.leases():
+            each.expires = self._routes.now()
 
     def expire_tokens(self) -> None:
         """End every token but the root token now, as an operator revoking them would."""
@@ -213,25 +301,25 @@ class LocalVault:
         headers = (("Retry-After", str(retry_after)),) if retry_after is not None else ()
         body = json.dumps({"errors": ["failed on request"]}).encode()
         self._state.faults.append(
-            _Fault(path, times, status, body, (*headers, ("Content-Type", "application/json")))
+            Fault(path, times, status, body, (*headers, ("Content-Type", "application/json")))
         )
 
     def redirect(self, url: str, *, times: int = 1, path: str = "*") -> None:
         """Answer the next requests with a redirect to the same path on another server."""
-        self._state.faults.append(_Fault(path, times, 307, headers=(("Location", url),)))
+        self._state.faults.append(Fault(path, times, 307, headers=(("Location", url),)))
 
     def html(self, *, status: int = 200, times: int = 1, path: str = "*") -> None:
         """Answer the next requests with a page, as a proxy in between might."""
         headers = (("Content-Type", "text/html; charset=utf-8"),)
-        self._state.faults.append(_Fault(path, times, status, b"<html>Sign in</html>", headers))
+        self._state.faults.append(Fault(path, times, status, b"<html>Sign in</html>", headers))
 
     def hang(self, seconds: float, *, times: int = 1, path: str = "*") -> None:
         """Take the next requests and answer after ``seconds``."""
-        self._state.faults.append(_Fault(path, times, seconds=seconds))
+        self._state.faults.append(Fault(path, times, seconds=seconds))
 
     def cut(self, *, times: int = 1, path: str = "*") -> None:
         """Close the connection in the middle of the next answers."""
-        self._state.faults.append(_Fault(path, times, cut=True))
+        self._state.faults.append(Fault(path, times, cut=True))
 
     def heal(self) -> None:
         """Forget all faults asked for, and unseal."""
@@ -260,115 +348,6 @@ class LocalVault:
         self._state.calls.clear()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    state: _State
-
-    def __init__(self, *args: Any) -> None:
-        self._open: set[socket.socket] = set()
-        super().__init__(*args)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing when a client went away, which is what clients with timeouts do."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-    def close_connections(self) -> None:
-        for each in list(self._open):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Server
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing: paths may be looked up with :meth:`LocalVault.calls`."""
-
-    def _handle(self) -> None:
-        split = urlsplit(self.path)
-        query = dict(parse_qsl(split.query))
-        path = "/".join(filter(None, unquote(split.path).split("/"))).removeprefix("v1/")
-        method = "LIST" if self.command == "GET" and query.get("list") == "true" else self.command
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self._fault(path)
-        if fault is not None and fault.seconds:
-            self.server.state.stopping.wait(fault.seconds)
-            fault = None
-        if fault is not None and not fault.cut:
-            location = [(key, value + self.path) for key, value in fault.headers if key == "Location"]
-            self._send(method, path, "", fault.status, fault.body, location or list(fault.headers))
-            return
-        status, body, accessor = self._answer(method, path, query, raw)
-        payload = b"" if body is None else json.dumps(body).encode()
-        headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
-        self._send(method, path, accessor, status, payload, headers, cut=fault is not None)
-
-    def _fault(self, path: str) -> _Fault | None:
-        state = self.server.state
-        with state.routes.lock:
-            for fault in state.faults:
-                if fault.times > 0 and fnmatch.fnmatchcase(path, fault.path):
-                    fault.times -= 1
-                    return fault
-        return None
-
-    def _answer(
-        self, method: str, path: str, query: dict[str, str], raw: bytes
-    ) -> tuple[int, dict[str, Any] | None, str]:
-        bearer = self.headers.get("Authorization", "")
-        token = self.headers.get("X-Vault-Token") or (bearer[7:] if bearer.startswith("Bearer ") else "")
-        routes = self.server.state.routes
-        try:
-            body = json.loads(raw) if raw.strip() else {}
-            if not isinstance(body, dict):
-                raise WireError(400, "failed to parse JSON input: not an object")
-            with routes.lock:
-                answer, accessor = routes.answer(method, path, query, body, token)
-        except ValueError:
-            return 400, {"errors": ["failed to parse JSON input"]}, ""
-        except WireError as error:
-            return error.status, error.body, "".join(getattr(error, "__notes__", []))
-        return answer.status, None if answer.status == 204 else envelope(answer), accessor
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        accessor: str,
-        status: int,
-        payload: bytes,
-        headers: list[tuple[str, str]],
-        *,
-        cut: bool = False,
-    ) -> None:
-        # Noted before it is sent: whoever got the answer finds the call in the list.
-        self.server.state.calls.append(Call(method, path, accessor, 0 if cut else status))
-        self.send_response(status)
-        for key, value in headers:
-            self.send_header(key, value)
-        if status != 204:
-            self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        if cut:
-            self.wfile.write(payload[: len(payload) // 2])
-            self.close_connection = True
-        elif self.command != "HEAD":
-            self.wfile.write(payload)
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_LIST = _handle  # noqa: N815
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the server until SIGINT or SIGTERM; print ``{"url": ..., "pid": ...}`` once it listens.
 
@@ -378,12 +357,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=0, help="TCP port on the loopback; 0 takes a free one")
     parser.add_argument("--root-token-file", type=Path, required=True)
     options = parser.parse_args(arguments)
-    file: Path = options.root_token_file
+    serve(options.port, options.root_token_file)
+
+
+def serve(port: int, root_token_file: Path) -> None:
+    """Run the server as :func:`main` does.
+
+    :param port: TCP port on the loopback; 0 takes a free one.
+    """
+    file = root_token_file
     root_token = file.read_text().strip() if file.exists() else ""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with LocalVault(port=options.port, root_token=root_token or None) as vault:
+    with LocalVault(port=port, root_token=root_token or None) as vault:
         if not root_token:
             file.touch(mode=0o600)
             file.chmod(0o600)

@@ -303,7 +303,7 @@ def test_what_was_written_survives_a_restart(vault: LocalVault) -> None:
 def test_wrong_use_from_python_is_named(vault: LocalVault) -> None:
     with pytest.raises(ValueError, match="path='nowhere/x' is below none of the mounts secret/"):
         vault.write("nowhere/x", {})
-    with pytest.raises(ValueError, match=r"mount\('secret', version=2"):
+    with pytest.raises(ValueError, match=r"mount\('secret', kind='kv', version=2"):
         vault.mount("secret")
 
 
