@@ -7,20 +7,17 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from airflow_ext.exceptions import InvalidError, VaultDeniedError, VaultUnavailableError
+from airflow_ext.vault.auth import Authenticator
 from airflow_ext.vault.cache import Cache, Document, Entry, Key
 from airflow_ext.vault.settings import VaultSettings
 from airflow_ext.vault.transport import Reply, Transport
 
 log = logging.getLogger(__name__)
-
-CHECK_EVERY = 60.0
-"""Seconds between two calls that ask whether a 403 is the token's fault."""
 
 MOUNT_KNOWN_FOR = 300.0
 """Seconds the kind of a mount is remembered."""
@@ -42,15 +39,6 @@ class Reading:
     age: float
 
 
-@dataclass
-class _Token:
-    value: str
-    expires: float | None
-    checked: float
-    doubt: str = ""  # why a 403 may be the token's fault, although there is no other token
-    suspect: bool = False  # whether Vault refused to look it up
-
-
 class VaultClient:
     """A client for one set of settings, for all threads of a process and its forked children.
 
@@ -69,10 +57,8 @@ class VaultClient:
         self.transport = Transport(settings, clock=clock, sleep=sleep)
         self._clock = clock
         self._cache = Cache(settings.cache, clock)
-        self._token: _Token | None = None
-        self._refused: tuple[float, VaultDeniedError] | None = None
+        self.auth = Authenticator(settings, self.transport, clock)
         self._mounts: dict[str, tuple[float, Reply]] = {}
-        self._login_lock = threading.Lock()
         _clients.add(self)
 
     def close(self) -> None:
@@ -83,7 +69,7 @@ class VaultClient:
         """Make the copy in a forked child safe: the token and the cache stay, connections and locks do not."""
         self.transport.after_fork()
         self._cache.restore_locks()
-        self._login_lock = threading.Lock()
+        self.auth.restore_lock()
 
     # ------------------------------------------------------------------------------------------ reading
 
@@ -143,10 +129,7 @@ class VaultClient:
 
     def _fetch(self, mount: str, path: str) -> Document | None:
         api_path = self.api_path(mount, path)
-        token = self.token()
-        reply = self.transport.request("GET", api_path, token=token)
-        if reply.status == 403 and (other := self._other_than(token)) is not None:
-            reply = self.transport.request("GET", api_path, token=other)
+        reply = self.call("GET", api_path)
         if reply.status == 404:
             self._check_mount(mount, reply)
             return None
@@ -167,8 +150,8 @@ class VaultClient:
         hint = f'a policy with path "{api_path}" {{ capabilities = ["read"] }} would allow it'
         if version and version != str(self.settings.kv_engine_version):
             hint = f"mount {mount!r} is KV version {version}: set kv_engine_version={version}"
-        if self._token is not None and self._token.doubt:
-            hint = f"{hint}; {self._token.doubt}"
+        if self.auth.doubt:
+            hint = f"{hint}; {self.auth.doubt}"
         text = f"Vault at {self.settings.shown_address} denied {api_path} (status {status}): {hint}"
         return VaultDeniedError(text, status=status, path=api_path)
 
@@ -204,7 +187,7 @@ class VaultClient:
             return "none"
         return str((reply.data.get("options") or {}).get("version") or "1")
 
-    # -------------------------------------------------------------------------------------------- login
+    # -------------------------------------------------------------------------------------- login, calls
 
     def token(self) -> str:
         """Return a token, logging in when there is none or the old one is about to end.
@@ -212,90 +195,30 @@ class VaultClient:
         :raises VaultDeniedError: If the login is refused.
         :raises VaultUnavailableError: If Vault does not answer.
         """
-        token = self._token
-        if token is not None and (token.expires is None or self._clock() < token.expires):
-            return token.value
-        return self._login(instead_of=token.value if token is not None else None)
+        return self.auth.token()
 
-    def _other_than(self, used: str) -> str | None:
-        """Return another token where a 403 may be the fault of the one used, ``None`` where there is none.
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: str = "",
+        once: bool = False,
+    ) -> Reply:
+        """Make a call with the client's token, with another one if it turns out to be dead.
 
-        Vault is asked at most once a minute: a denied path must cost no logins. Its answer is only a hint,
-        as a token without the policy ``default`` may not look itself up, so the token stays in use until
-        there is another one.
+        :param path: Path below ``/v1/``.
+        :param once: Never repeat it when it fails: for calls that use or make something.
+        :returns: Whatever Vault answered; a refusal too.
+        :raises VaultDeniedError: If the login is refused.
+        :raises VaultUnavailableError: If Vault does not answer.
         """
-        token = self._token
-        if token is None or token.value != used:
-            return self.token()  # another thread has logged in meanwhile
-        if self._clock() - token.checked >= CHECK_EVERY:
-            reply = self.transport.request("GET", "auth/token/lookup-self", token=used)
-            token.checked, token.suspect, token.doubt = self._clock(), reply.status == 403, ""
-        if not token.suspect:
-            return None
-        try:
-            return self._login(instead_of=used)
-        except VaultDeniedError as error:
-            token.doubt = f"or it is the token, as auth/token/lookup-self was refused too: {error}"
-            return None
-
-    def _login(self, *, instead_of: str | None) -> str:
-        with self._login_lock:
-            token = self._token
-            if token is not None and token.value != instead_of:
-                return token.value
-            if self._refused is not None and self._clock() < self._refused[0]:
-                known = self._refused[1]
-                raise VaultDeniedError(str(known), status=known.status, path=known.path)
-            try:
-                made = self._approle() if self.settings.auth_type == "approle" else self._given(instead_of)
-            except VaultDeniedError as error:
-                # Not asked again at once: some servers lock out who keeps sending wrong credentials.
-                self._refused = (self._clock() + self.settings.cache.missing_ttl, error)
-                raise
-            self._refused, self._token = None, made
-            return made.value
-
-    def _approle(self) -> _Token:
-        settings = self.settings
-        path = f"auth/{(settings.auth_mount_point or 'approle').strip('/')}/login"
-        body = {"role_id": settings.role_id, "secret_id": settings.secret_id}
-        sent = {key: value for key, value in body.items() if value is not None}
-        # Not repeated by itself: the secret id may be good for one use only.
-        reply = self.transport.request("POST", path, body=sent, once=True)
-        auth = reply.body.get("auth")
-        if reply.status != 200 or not isinstance(auth, dict) or not auth.get("client_token"):
-            text = (
-                f"Vault at {settings.shown_address} refused the AppRole login at {path} (status {reply.status}):"
-                " check role_id, secret_id (used up or expired?), auth_mount_point and namespace"
-            )
-            raise VaultDeniedError(text, status=reply.status, path=path)
-        now, ttl = self._clock(), int(auth.get("lease_duration") or 0)
-        # A little early, so that no call is under way when it ends.
-        expires = now + ttl - min(5.0, ttl / 10) if ttl else None
-        return _Token(str(auth["client_token"]), expires, checked=now)
-
-    def _given(self, instead_of: str | None) -> _Token:
-        settings = self.settings
-        if settings.token:
-            value = settings.token
-        elif settings.token_path:
-            try:
-                value = Path(settings.token_path).read_text().strip()
-            except OSError as error:
-                reason = error.strerror or type(error).__name__
-                text = f"token_path={settings.token_path!r} cannot be read ({reason})"
-                raise VaultDeniedError(text, path=settings.token_path) from error
-        else:
-            value = os.environ.get("VAULT_TOKEN", "")
-        if not value:
-            source = f"token_path={settings.token_path!r}" if settings.token_path else "VAULT_TOKEN"
-            raise VaultDeniedError(f"{source} is empty: put a token there", path=settings.token_path or "")
-        if value == instead_of:
-            text = (
-                "the given token has expired or was revoked (give a new one), or lacks the policy 'default'"
-            )
-            raise VaultDeniedError(text, status=403, path="auth/token/lookup-self")
-        return _Token(value, None, checked=float("-inf"))
+        token = self.token()
+        reply = self.transport.request(method, path, token=token, body=body, query=query, once=once)
+        if reply.status == 403 and (other := self.auth.other_than(token)) is not None:
+            reply = self.transport.request(method, path, token=other, body=body, query=query, once=once)
+        return reply
 
 
 # Clients live as long as their process, also when the objects that use them are made anew for each

@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-AUTH_TYPES = ("approle", "token")
-"""Ways to log in that this version can do."""
+from airflow_ext.vault.logins import AUTH_TYPES, Credentials, missing_arguments
 
 DEFAULT_URL = "http://localhost:8200"
 
@@ -80,13 +79,15 @@ class VaultSettings:
     Equal settings share one client, so they are hashable; secrets in them are never printed.
 
     :param url: Address; ``None`` takes ``VAULT_ADDR``, else ``http://localhost:8200``.
-    :param auth_type: ``token`` or ``approle``.
+    :param auth_type: One of :data:`~airflow_ext.vault.logins.AUTH_TYPES`.
     :param auth_mount_point: Where the auth method is mounted; ``None`` means the name of the method.
     :param kv_engine_version: 1 or 2.
-    :param token: For ``token``; ``None`` takes ``token_path``, else ``VAULT_TOKEN``.
+    :param token: For ``token``; ``None`` takes ``token_path``, else ``VAULT_TOKEN``. For ``github``, GitHub's.
     :param token_path: File with the token, read again whenever Vault no longer takes the old one.
-    :param role_id: For ``approle``.
-    :param secret_id: For ``approle``; ``None`` for roles that need none.
+    :param role_id: For ``approle``; the role's name for ``aws_iam``, ``gcp`` and ``azure``.
+    :param secret_id: For ``approle``, ``None`` for roles that need none; the secret for ``aws_iam`` and ``azure``.
+    :param secret_id_wrapped: ``secret_id`` is a wrapping token, which is unwrapped once per process tree.
+    :param credentials: What other ways to log in need.
     :param namespace: Namespace of login and secrets; ``None`` is the root.
     :param verify: Check certificates; ``None`` too, with ``VAULT_CACERT`` if set; or the path of a CA bundle.
     :param cert: Client certificate and key, as paths.
@@ -103,6 +104,8 @@ class VaultSettings:
     token_path: str | None = None
     role_id: str | None = field(default=None, repr=False)
     secret_id: str | None = field(default=None, repr=False)
+    secret_id_wrapped: bool = False
+    credentials: Credentials = field(default_factory=Credentials)
     namespace: str | None = None
     verify: bool | str | None = None
     cert: tuple[str, ...] | str | None = None
@@ -115,14 +118,20 @@ class VaultSettings:
 
     def __post_init__(self) -> None:
         if self.auth_type not in AUTH_TYPES:
-            supported = " and ".join(repr(each) for each in AUTH_TYPES)
-            raise ValueError(
-                f"auth_type={self.auth_type!r} is not supported yet: this version has {supported}"
-            )
+            raise ValueError(f"auth_type={self.auth_type!r} is not known: use one of {', '.join(AUTH_TYPES)}")
         if self.kv_engine_version not in (1, 2):
             raise ValueError(f"kv_engine_version={self.kv_engine_version!r}: give 1 or 2")
-        if self.auth_type == "approle" and not self.role_id:
-            raise ValueError("auth_type='approle' needs role_id (and secret_id, unless the role binds none)")
+        missing = missing_arguments(self.auth_type, self.credentials, self.role_id, self.secret_id)
+        if missing:
+            raise ValueError(missing)
+        if self.auth_type == "cert" and not self.cert:
+            raise ValueError("auth_type='cert' needs cert, the paths of a certificate and its key")
+        if self.auth_type == "github" and not self.token:
+            raise ValueError("auth_type='github' needs token, GitHub's")
+        if self.secret_id_wrapped and (self.auth_type != "approle" or not self.secret_id):
+            raise ValueError(
+                "secret_id_wrapped needs auth_type='approle' and the wrapping token in secret_id"
+            )
         if self.auth_type == "token" and not (self.token or self.token_path or os.environ.get("VAULT_TOKEN")):
             raise ValueError(
                 "auth_type='token' needs token, token_path or the environment variable VAULT_TOKEN"

@@ -269,7 +269,7 @@ def test_on_request_errors_fall_through_with_a_warning(
 @pytest.mark.parametrize(
     ("arguments", "error", "told"),
     [
-        ({"auth_type": "kubernetes"}, ValueError, "auth_type='kubernetes' is not supported yet"),
+        ({"auth_type": "kubernetes"}, ValueError, "auth_type='kubernetes' needs kubernetes_role"),
         ({"on_error": "ignore"}, ValueError, "on_error='ignore'"),
         ({"soft_ttl": "soon"}, ValueError, "soft_ttl='soon'"),
         ({"timeout": "soon"}, ValueError, "timeout='soon'"),

@@ -13,7 +13,7 @@ from airflow_ext.vault import BreakerPolicy, CachePolicy, Timeouts, VaultSetting
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"auth_type": "kubernetes"}, "auth_type='kubernetes' is not supported yet.*'approle' and 'token'"),
+        ({"auth_type": "okta"}, "auth_type='okta' is not known: use one of token, approle"),
         ({"auth_type": "approle"}, "needs role_id"),
         ({"auth_type": "token"}, "needs token, token_path or .* VAULT_TOKEN"),
         ({"token": "t", "kv_engine_version": 3}, "kv_engine_version=3"),
