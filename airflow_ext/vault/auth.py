@@ -128,25 +128,29 @@ class Authenticator:
     def renew(self) -> None:
         """Move the end of the token if half of its time is over; says nothing when that cannot be.
 
-        A token that cannot be renewed any more is replaced by a login when it ends.
+        One that cannot be renewed any more is replaced by a login shortly before it ends.
         """
+        token = self._token
+        if token is None or token.expires is None or token.expires - self._clock() > token.ttl / 2:
+            return
+        try:
+            if token.renewable:
+                self._renew(token)
+            elif self.can_log_in and token.expires - self._clock() < min(60.0, token.ttl / 4):
+                self._replace(instead_of=token.value)
+        except (VaultUnavailableError, VaultDeniedError) as error:
+            log.debug("the token was not renewed: %s", error)
+
+    def _renew(self, token: Token) -> None:
         with self._lock:
-            token = self._token
-            if token is None or not token.renewable or token.expires is None:
-                return
-            if token.expires - self._clock() > token.ttl / 2:
-                return
-            try:
-                reply = self._transport.request("POST", "auth/token/renew-self", token=token.value, body={})
-            except VaultUnavailableError as error:
-                log.debug("the token was not renewed: %s", error)
-                return
+            reply = self._transport.request("POST", "auth/token/renew-self", token=token.value, body={})
             auth = reply.body.get("auth")
-            if reply.status == 200 and isinstance(auth, Mapping):
-                fresh = token_of({"client_token": token.value, **auth}, self._clock())
-                token.expires, token.ttl = fresh.expires, token.ttl
-            else:
+            if reply.status != 200 or not isinstance(auth, Mapping):
                 token.renewable = False
+                return
+            fresh = token_of({**auth, "client_token": token.value}, self._clock())
+            token.expires = fresh.expires
+            token.renewable = fresh.ttl > token.ttl / 2  # less means that its longest time is near
 
     def fresh(self) -> Token:
         """Log in once more and return that token, which is not kept.

@@ -1,0 +1,375 @@
+"""Credentials that live no longer than a task: made for it, renewed while it runs, revoked when it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_ext.exceptions import InvalidError, VaultDeniedError, VaultUnavailableError
+from airflow_ext.vault.auth import Token, token_of
+from airflow_ext.vault.client import VaultClient
+from airflow_ext.vault.lease_model import Leased, LeaseSpec, Owner, Scope
+from airflow_ext.vault.transport import Reply
+from airflow_ext.vault.warden import Revocation, Warden
+
+log = logging.getLogger(__name__)
+
+TOKEN_TTL = 300
+"""Seconds a task's own token lives without renewal: the longest that credentials outlive a lost worker."""
+
+RETRY = 5.0
+"""Seconds until a renewal that Vault did not answer is tried again, at most."""
+
+Remember = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass
+class _Held:
+    leased: Leased
+    spec: LeaseSpec
+    granted: int
+    expires: float
+    renew_at: float
+    renewable: bool
+
+    def may_be_given(self, now: float) -> bool:
+        """Tell if it lives long enough to be handed out: one at its end is kept, but the next asker gets a new one."""
+        left = self.expires - now
+        return left > (min(5.0, self.granted / 10) if self.renewable else self.granted / 3)
+
+
+class LeaseSession:
+    """The leases of one task, in the process that uses them.
+
+    :param client: Where they come from.
+    :param owner: Whose they are.
+    :param scope: ``child`` makes a token below the client's for them, or a login where that is denied; ``login``
+        logs in once more; ``shared`` uses the client's own token and revokes lease by lease.
+    :param token_ttl: Seconds the own token lives without renewal.
+    :param max_ttl: Seconds after which the own token ends, whatever happens; ``None`` leaves that to Vault.
+    :param policies: Policies of a child token; ``None`` takes those of its parent.
+    :param warden: Whether a helper process revokes them should this one be killed.
+    :param remember: Told the ids, never a value, whenever there is a new one.
+    :param threaded: Renew in a thread; else somebody calls :meth:`renew_due`.
+    :param clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        client: VaultClient,
+        owner: Owner,
+        *,
+        scope: Scope = "child",
+        token_ttl: int = TOKEN_TTL,
+        max_ttl: int | None = None,
+        policies: tuple[str, ...] | None = None,
+        warden: bool = True,
+        remember: Remember | None = None,
+        threaded: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.client, self.owner, self.scope = client, owner, scope
+        self.pid = os.getpid()
+        self.closed = False
+        self._token_ttl, self._max_ttl, self._policies = token_ttl, max_ttl, policies
+        self._remember, self._threaded, self._clock = remember, threaded, clock
+        self._own: Token | None = None
+        self._parent: Token | None = None
+        self._older: list[Token] = []  # tokens whose leases may still be in use
+        self._renew_own_at = 0.0
+        self._held: dict[str, _Held] = {}
+        self._ids: list[str] = []
+        self._warden = Warden(client.settings) if warden else None
+        self._lock = threading.RLock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # --------------------------------------------------------------------------------------------- giving
+
+    def credentials(self, spec: LeaseSpec) -> Leased:
+        """Return credentials that live: those of before, else new ones.
+
+        :raises VaultDeniedError: If a policy denies them or the role is not known.
+        :raises VaultUnavailableError: If Vault does not answer; nothing stale is given.
+        """
+        with self._lock:
+            if self.closed:
+                raise InvalidError(f"the lease of {spec.path} has ended: its task or block is over")
+            held = self._held.get(spec.path)
+            if held is not None and held.may_be_given(self._clock()) and self._token_lives():
+                return held.leased
+            if held is not None and self.pid != os.getpid():
+                raise InvalidError(f"a child process may use the lease of {spec.path}, but not get a new one")
+            return self._make(spec).leased
+
+    def _token_lives(self) -> bool:
+        own = self._own
+        if own is not None and self._parent is not None and self._parent is not self.client.auth.current:
+            return False  # its parent is at its end and was replaced
+        return own is None or own.expires is None or self._clock() < own.expires
+
+    def _make(self, spec: LeaseSpec) -> _Held:
+        if self._warden is not None and not self._warden.is_alive:
+            self._warden.start()
+        token = self._token()
+        # Asked once: an answer that got lost has made a user, which ends with the token.
+        reply = self._ask(spec, token)
+        if reply.status == 403 and self._own is not None and not self._is_alive(self._own):
+            self._lose_own()
+            reply = self._ask(spec, self._token())
+        if reply.status != 200 or not reply.data:
+            raise self._refusal(spec, reply)
+        now, granted = self._clock(), int(reply.body.get("lease_duration") or 0)
+        leased = Leased(spec.path, str(reply.body.get("lease_id") or ""), reply.data)
+        renewable = bool(reply.body.get("renewable"))
+        held = _Held(leased, spec, granted, now + granted, now + granted / 3, renewable)
+        self._held[spec.path] = held
+        self._ids.append(leased.lease_id)
+        self._instruct()
+        if self._warden is not None:
+            self._warden.detach()
+        if self._remember is not None:
+            self._remember(self.ids())
+        self._run()
+        log.info("Leased %s for %d s, as %s", spec.path, granted, leased.lease_id)
+        return held
+
+    def _ask(self, spec: LeaseSpec, token: str) -> Reply:
+        return self.client.transport.request("GET", spec.path, token=token, once=True)
+
+    def _refusal(self, spec: LeaseSpec, reply: Reply) -> VaultDeniedError:
+        hint = {
+            403: f'a policy with path "{spec.path}" {{ capabilities = ["read"] }} would allow it',
+            404: "there is no engine at that path",
+            400: "is the role known to the engine?",
+        }.get(reply.status, "no credentials came back")
+        text = f"Vault at {self.client.settings.shown_address} gave no lease of {spec.path} (status {reply.status}): {hint}"
+        return VaultDeniedError(text, status=reply.status, path=spec.path)
+
+    # -------------------------------------------------------------------------------------------- its token
+
+    def _token(self) -> str:
+        if self.scope == "shared":
+            return self.client.token()
+        if self._own is None or not self._token_lives():
+            self._lose_own()
+            own = self._new_token()
+            if own is None:
+                return self.client.token()
+            self._own, self._renew_own_at = own, self._clock() + own.ttl / 3
+            self._instruct()
+        return self._own.value
+
+    def _new_token(self) -> Token | None:
+        if self.scope == "child":
+            made = self._child()
+            if made is not None:
+                return made
+            self.scope = "login" if self.client.auth.can_log_in else "shared"
+            log.info("Vault lets no child token be made (auth/token/create); leases use scope %s", self.scope)
+        if self.scope == "shared":
+            return None
+        token = self.client.auth.fresh()
+        # A renewal counts from now, so it can also bring the end nearer.
+        body = {"increment": self._wanted_ttl()}
+        reply = self.client.transport.request("POST", "auth/token/renew-self", token=token.value, body=body)
+        if reply.status == 200 and isinstance(auth := reply.body.get("auth"), Mapping):
+            token = token_of({**auth, "client_token": token.value}, self._clock())
+        return token
+
+    def _wanted_ttl(self) -> int:
+        return min(self._token_ttl, self._max_ttl) if self._max_ttl else self._token_ttl
+
+    def _child(self) -> Token | None:
+        body: dict[str, Any] = {
+            "ttl": f"{self._wanted_ttl()}s",
+            "meta": self.owner.meta,
+            "display_name": "airflow",
+            "renewable": True,
+        }
+        if self._max_ttl:
+            body["explicit_max_ttl"] = f"{self._max_ttl}s"
+        if self._policies is not None:
+            body["policies"] = list(self._policies)
+        self.client.auth.renew()  # a child ends with its parent
+        reply = self.client.call("POST", "auth/token/create", body=body, once=True)
+        auth = reply.body.get("auth")
+        if reply.status == 400 and self._policies is not None:
+            text = f"lease_policies={list(self._policies)} is no subset of the policies of the client's own token"
+            raise VaultDeniedError(text, status=400, path="auth/token/create")
+        if reply.status != 200 or not isinstance(auth, Mapping):
+            return None
+        self._parent = self.client.auth.current
+        return token_of(auth, self._clock())
+
+    def _is_alive(self, token: Token) -> bool:
+        try:
+            reply = self.client.transport.request("GET", "auth/token/lookup-self", token=token.value)
+        except VaultUnavailableError:
+            return True
+        return reply.status != 403
+
+    def _lose_own(self) -> None:
+        """Go on without a token that has ended, and the leases that ended with it."""
+        if self._own is not None:
+            log.warning("The token of this task's leases has ended; the next lookup gets new credentials")
+            self._older.append(self._own)
+            self._own = self._parent = None
+        self._held.clear()
+
+    # -------------------------------------------------------------------------------------------- renewing
+
+    def renew_due(self) -> float:
+        """Renew what is due and return the seconds until there is something to do again."""
+        with self._lock:
+            now = self._clock()
+            if self.closed:
+                return RETRY
+            if self._own is not None and now >= self._renew_own_at:
+                self._renew_own()
+            if self.scope != "login":
+                self.client.auth.renew()
+            for held in list(self._held.values()):
+                if held.renewable and now >= held.renew_at:
+                    self._renew(held)
+                if now >= held.expires:
+                    self._held.pop(held.spec.path, None)
+            times = [held.renew_at for held in self._held.values() if held.renewable]
+            times += [self._renew_own_at] if self._own is not None and self._own.renewable else []
+            return max(0.05, min([*times, now + 60.0]) - self._clock())
+
+    def _renew_own(self) -> None:
+        own = self._own
+        if own is None or not own.renewable:
+            self._renew_own_at = float("inf")
+            return
+        now, body = self._clock(), {"increment": self._wanted_ttl()}
+        try:
+            reply = self.client.transport.request("POST", "auth/token/renew-self", token=own.value, body=body)
+        except VaultUnavailableError as error:
+            log.warning("%s; the token of this task's leases is renewed again soon", error)
+            self._renew_own_at = now + min(RETRY, own.ttl / 10)
+            return
+        auth = reply.body.get("auth")
+        if reply.status == 200 and isinstance(auth, Mapping):
+            fresh = token_of({**auth, "client_token": own.value}, self._clock())
+            own.expires = fresh.expires
+            self._renew_own_at = self._clock() + fresh.ttl / 3
+            return
+        if reply.status == 403:
+            self._lose_own()
+            return
+        own.renewable, self._renew_own_at = False, float("inf")
+        log.warning(
+            "The token of this task's leases can be renewed no more; new credentials come after its end"
+        )
+
+    def _renew(self, held: _Held) -> None:
+        lease_id, now = held.leased.lease_id, self._clock()
+        body: dict[str, Any] = {"lease_id": lease_id, "increment": held.spec.ttl or held.granted}
+        token = self._own.value if self._own is not None else self.client.token()
+        try:
+            reply = self.client.transport.request("PUT", "sys/leases/renew", token=token, body=body)
+        except VaultUnavailableError as error:
+            log.warning("%s; lease %s is renewed again soon", error, lease_id)
+            held.renew_at = now + min(RETRY, held.granted / 10)
+            return
+        if reply.status != 200:
+            held.renewable = False
+            log.warning(
+                "Lease %s can be renewed no more (status %d): the next lookup gets a new one",
+                lease_id,
+                reply.status,
+            )
+            return
+        now, ttl = self._clock(), int(reply.body.get("lease_duration") or 0)
+        held.expires, held.renew_at = now + ttl, now + ttl / 3
+        if ttl < body["increment"]:
+            held.renewable = False  # its longest time is near: whoever asks next gets a new one
+            log.info("Lease %s ends in %d s for good; a later lookup gets a new one", lease_id, ttl)
+
+    def _run(self) -> None:
+        if not self._threaded or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._thread = threading.Thread(target=self._keep, name="vault-leases", daemon=True)
+        self._thread.start()
+
+    def _keep(self) -> None:
+        pause = 0.05
+        while not self.closed and not self._wake.wait(pause):
+            try:
+                pause = self.renew_due()
+            except (VaultDeniedError, InvalidError) as error:
+                log.warning("%s", error)
+                pause = RETRY
+
+    # ---------------------------------------------------------------------------------------------- ending
+
+    def ids(self) -> dict[str, Any]:
+        """Return what is needed to revoke all this from elsewhere; no value that opens anything."""
+        accessors = [
+            each.accessor for each in [*self._older, self._own] if each is not None and each.accessor
+        ]
+        return {
+            "address": self.client.settings.shown_address,
+            "namespace": self.client.settings.namespace or "",
+            "accessors": accessors,
+            "leases": list(self._ids),
+            "owner": self.owner.meta,
+            "at": int(time.time()),
+        }
+
+    def _revocations(self) -> list[Revocation]:
+        tokens = [each for each in [*self._older, self._own] if each is not None]
+        found: list[Revocation] = [("auth/token/revoke-self", each.value, None) for each in tokens]
+        if self.scope == "shared" and self._ids:
+            token = self.client.token()
+            found += [("sys/leases/revoke", token, {"lease_id": each, "sync": True}) for each in self._ids]
+        return found
+
+    def _instruct(self) -> None:
+        if self._warden is not None:
+            self._warden.tell(self._revocations())
+
+    def close(self) -> bool:
+        """Revoke everything and return whether Vault has said yes; what it did not hear, the warden goes on with.
+
+        Takes three seconds at most. In a forked child nothing happens: the leases are its parent's.
+        """
+        if self.pid != os.getpid():
+            return True
+        self._wake.set()
+        with self._lock:
+            if self.closed:
+                return True
+            self.closed = True
+            done, ends = True, time.monotonic() + 3.0
+            for path, token, body in self._revocations() if self._ids or self._own else []:
+                done = time.monotonic() < ends and self._revoke(path, token, body) and done
+            if self._warden is not None:
+                self._warden.dismiss(done=done)
+            self._held.clear()
+        if done and self._ids:
+            log.info("Revoked %s", ", ".join(self._ids))
+        elif self._ids:
+            log.warning("Vault did not revoke %s; a helper process goes on trying", ", ".join(self._ids))
+        return done
+
+    def _revoke(self, path: str, token: str, body: dict[str, Any] | None) -> bool:
+        try:
+            reply = self.client.transport.request(
+                "PUT", path, token=token, body=body or {}, once=True, guarded=False
+            )
+        except VaultUnavailableError as error:
+            log.warning("%s", error)
+            return False
+        if path == "sys/leases/revoke" and reply.status == 403:
+            log.warning(
+                'Lease %s lives until its end: a policy with path "sys/leases/revoke" would end it', body
+            )
+        return reply.status < 500

@@ -1,0 +1,271 @@
+"""Leases of a task: real PostgreSQL roles, made once, renewed, and gone when their task is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+
+from airflow_ext.exceptions import InvalidError, VaultDeniedError, VaultUnavailableError
+from airflow_ext.testing.postgres import LocalPostgres
+from airflow_ext.testing.vault import LocalVault
+from airflow_ext.vault.lease_model import LeaseSpec, Owner
+from airflow_ext.vault.leases import LeaseSession
+from tests.paths import ROOT
+from tests.unit.vault.conftest import Clock, MakeClient
+from tests.unit.vault.leased import connect, eventually, roles, sessions
+
+ETL = LeaseSpec("database/creds/etl")
+OWNER = Owner("flights", "manual__1", "load")
+MAY = {
+    "database/creds/*": ["read"],
+    "database/static-creds/*": ["read"],
+    "auth/token/create": ["create", "update"],
+}
+
+MakeSession = Callable[..., LeaseSession]
+
+
+@pytest.fixture
+def make_session(
+    vault: LocalVault, postgres: LocalPostgres, make_client: MakeClient, clock: Clock
+) -> Iterator[MakeSession]:
+    made: list[LeaseSession] = []
+    connect(vault, postgres, ttl=600, max_ttl=3600)
+    vault.policy("etl", MAY)
+
+    def make(client: dict[str, Any] | None = None, token_ttl: int = 300, **arguments: Any) -> LeaseSession:
+        role_id, secret_id = vault.approle("etl", policies=["etl"], **(client or {}))
+        client_ = make_client(auth_type="approle", role_id=role_id, secret_id=secret_id)
+        defaults = {"threaded": False, "warden": False, "clock": clock, "token_ttl": token_ttl}
+        made.append(LeaseSession(client_, OWNER, **(defaults | arguments)))
+        return made[-1]
+
+    yield make
+    vault.heal()
+    for each in made:
+        each.close()
+    eventually(lambda: not roles(postgres))
+
+
+def test_one_lease_serves_a_task_and_ends_with_it(
+    vault: LocalVault, postgres: LocalPostgres, make_session: MakeSession
+) -> None:
+    session = make_session()
+    given = [session.credentials(ETL).fields(ETL) for _ in range(100)]
+    assert len({each["login"] for each in given}) == 1
+    assert roles(postgres) == [given[0]["login"]]
+    connection = psycopg2.connect(
+        host="127.0.0.1",
+        port=postgres.port,
+        dbname="postgres",
+        user=given[0]["login"],
+        password=given[0]["password"],
+    )
+    assert session.close()
+    eventually(lambda: not roles(postgres) and not sessions(postgres))
+    connection.close()
+    with pytest.raises(InvalidError, match="has ended"):
+        session.credentials(ETL)
+    assert len(vault.calls(path="database/creds/etl")) == 1
+
+
+def test_the_token_of_a_task_tells_vault_whose_it_is(vault: LocalVault, make_session: MakeSession) -> None:
+    told: list[Any] = []
+    session = make_session(remember=told.append)
+    session.credentials(ETL)
+    (accessor,) = told[-1]["accessors"]
+    known = vault.admin("POST", "auth/token/lookup-accessor", {"accessor": accessor})
+    assert (known["meta"]["dag_id"], known["meta"]["task_id"], known["ttl"]) == ("flights", "load", 300)
+    assert told[-1]["leases"] == [each.id for each in vault.leases()]
+    assert session.credentials(ETL).data["password"] not in str(told)
+
+
+def test_two_tasks_have_leases_of_their_own(postgres: LocalPostgres, make_session: MakeSession) -> None:
+    one, two = make_session(), make_session()
+    assert one.credentials(ETL).data["username"] != two.credentials(ETL).data["username"]
+    one.close()
+    eventually(lambda: roles(postgres) == [two.credentials(ETL).data["username"]])
+
+
+@pytest.mark.parametrize("scope", ["child", "login", "shared"])
+def test_eight_hours_are_renewed_without_a_gap(
+    vault: LocalVault, postgres: LocalPostgres, make_session: MakeSession, clock: Clock, scope: str
+) -> None:
+    vault.policy("etl", MAY | {"sys/leases/revoke": ["update"]})
+    session = make_session(client={"token_ttl": 900}, scope=scope)
+    pause, names = 0.0, set()
+    for second in range(0, 8 * 3600, 20):
+        if second >= pause:
+            pause = second + session.renew_due()
+        if second % 300 == 0:
+            given = session.credentials(ETL)
+            names.add(given.data["username"])
+            assert given.data["username"] in roles(postgres)
+        clock.advance(20)
+        vault.advance(20)
+    assert 8 <= len(names) <= 20  # the longest time of a role is an hour
+    assert session.close()
+
+
+def test_a_policy_without_child_tokens_costs_a_login_instead(
+    vault: LocalVault, make_session: MakeSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    vault.policy("etl", {"database/creds/*": ["read"]})
+    session = make_session()
+    with caplog.at_level("INFO"):
+        session.credentials(ETL)
+    assert session.scope == "login"
+    assert len(vault.calls(path="auth/approle/login")) == 2
+    assert (
+        vault.admin("POST", "auth/token/lookup-accessor", {"accessor": session.ids()["accessors"][0]})["ttl"]
+        <= 300
+    )
+    assert "no child token" in caplog.text
+
+
+def test_a_refused_renewal_makes_the_next_lookup_rotate(
+    vault: LocalVault, make_session: MakeSession, clock: Clock
+) -> None:
+    session = make_session(client={"token_ttl": 7200}, token_ttl=7200)
+    first = session.credentials(ETL).data["username"]
+    vault.fail(400, path="sys/leases/renew")
+    clock.advance(201)
+    vault.advance(201)
+    session.renew_due()
+    assert session.credentials(ETL).data["username"] == first  # it lives on for a while
+    clock.advance(201)
+    vault.advance(201)
+    assert session.credentials(ETL).data["username"] != first
+
+
+def test_a_token_that_dies_mid_task_is_replaced_at_the_next_lookup(
+    vault: LocalVault, postgres: LocalPostgres, make_session: MakeSession, clock: Clock
+) -> None:
+    session = make_session()
+    first = session.credentials(ETL).data["username"]
+    vault.expire_tokens()
+    eventually(lambda: not roles(postgres))
+    clock.advance(101)
+    session.renew_due()
+    assert session.credentials(ETL).data["username"] not in ("", first)
+
+
+def test_an_outage_during_renewal_is_survived_and_nothing_stale_is_given(
+    vault: LocalVault, make_session: MakeSession, clock: Clock
+) -> None:
+    session = make_session(client={"token_ttl": 7200}, token_ttl=7200)
+    first = session.credentials(ETL).data["username"]
+    vault.seal()
+    clock.advance(210)
+    session.renew_due()
+    assert session.credentials(ETL).data["username"] == first
+    with pytest.raises(VaultUnavailableError):
+        session.credentials(LeaseSpec("database/creds/other"))
+    vault.unseal()
+    clock.advance(30)
+    session.renew_due()
+    clock.advance(500)
+    assert session.credentials(ETL).data["username"] == first
+
+
+def test_a_denied_or_unknown_role_is_told(vault: LocalVault, make_session: MakeSession) -> None:
+    session = make_session()
+    with pytest.raises(VaultDeniedError, match="is the role known"):
+        session.credentials(LeaseSpec("database/creds/unknown"))
+    with pytest.raises(VaultDeniedError, match='path "aws/creds/x"'):
+        session.credentials(LeaseSpec("aws/creds/x"))
+
+
+def test_the_server_down_at_the_end_leaves_ids_and_a_helper_that_goes_on(
+    vault: LocalVault, postgres: LocalPostgres, make_session: MakeSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = make_session(warden=True)
+    session.credentials(ETL)
+    vault.seal()
+    assert not session.close()
+    assert "goes on trying" in caplog.text
+    assert len(roles(postgres)) == 1
+    vault.unseal()
+    eventually(lambda: not roles(postgres), seconds=8)
+
+
+def test_a_block_may_set_a_hard_limit(
+    vault: LocalVault, postgres: LocalPostgres, make_session: MakeSession
+) -> None:
+    session = make_session(max_ttl=60)
+    session.credentials(ETL)
+    vault.advance(61)
+    eventually(lambda: not roles(postgres))
+
+
+# ------------------------------------------------------------------------------------ the process is gone
+
+TASK = """
+import os, sys, time
+from airflow_ext.vault import VaultClient, VaultSettings
+from airflow_ext.vault.lease_model import LeaseSpec, Owner
+from airflow_ext.vault.leases import LeaseSession
+url, role_id, secret_id, port, scope, token_ttl, warden = sys.argv[1:]
+client = VaultClient(VaultSettings(url=url, auth_type="approle", role_id=role_id, secret_id=secret_id))
+session = LeaseSession(
+    client, Owner("d", "r", "t"), scope=scope, token_ttl=int(token_ttl), warden=warden == "yes"
+)
+given = session.credentials(LeaseSpec("database/creds/etl")).data
+import psycopg2
+held = psycopg2.connect(
+    host="127.0.0.1", port=port, dbname="postgres", user=given["username"], password=given["password"]
+)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def _start(
+    vault: LocalVault, postgres: LocalPostgres, *, scope: str = "child", ttl: int = 300, warden: bool = True
+) -> subprocess.Popen[bytes]:
+    role_id, secret_id = vault.approle("etl", policies=["etl"])
+    words = [vault.url, role_id, secret_id, str(postgres.port), scope, str(ttl), "yes" if warden else "no"]
+    return subprocess.Popen(
+        [sys.executable, "-c", TASK, *words], stdout=subprocess.PIPE, start_new_session=True, cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize("scope", ["child", "shared"])
+@pytest.mark.usefixtures("make_session")
+def test_a_killed_process_leaves_no_role_and_no_session(
+    vault: LocalVault, postgres: LocalPostgres, scope: str
+) -> None:
+    vault.policy("etl", MAY | {"sys/leases/revoke": ["update"]})
+    started = [_start(vault, postgres, scope=scope) for _ in range(4)]
+    for each in started:
+        assert each.stdout is not None
+        assert each.stdout.readline() == b"ready\n"
+    assert (len(roles(postgres)), sessions(postgres)) == (4, 4)
+    for each in started:
+        os.killpg(each.pid, signal.SIGKILL)  # as the supervisor does
+    eventually(lambda: not roles(postgres) and not sessions(postgres), seconds=2)
+    for each in started:
+        each.communicate()
+
+
+@pytest.mark.usefixtures("make_session")
+def test_a_lost_worker_leaves_nothing_longer_than_the_lifetime_of_a_token(
+    vault: LocalVault, postgres: LocalPostgres
+) -> None:
+    """No helper survives either: only the token's end is left."""
+    started = _start(vault, postgres, ttl=3, warden=False)
+    assert started.stdout is not None
+    assert started.stdout.readline() == b"ready\n"
+    time.sleep(3.5)
+    assert len(roles(postgres)) == 1, "renewed by its thread"
+    os.killpg(started.pid, signal.SIGKILL)
+    eventually(lambda: not roles(postgres) and not sessions(postgres), seconds=4)
+    started.communicate()
