@@ -106,6 +106,7 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": [
             {"integration-name": _SYNC, "python-modules": ["airflow_ext.hooks.sync"]},
             {"integration-name": _DBT, "python-modules": ["airflow_ext.hooks.dbt"]},
+            {"integration-name": _VAULT, "python-modules": ["airflow_ext.hooks.vault"]},
         ],
         "triggers": [
             {"integration-name": _DBT, "python-modules": ["airflow_ext.triggers.dbt"]},
@@ -135,6 +136,9 @@ def get_provider_info() -> dict[str, Any]:
             },
         },
         "connection-types": [_DLT_CONNECTION],
+        "task-decorators": [
+            {"name": "vault_lease", "class-name": "airflow_ext.decorators.vault.vault_lease_task"},
+        ],
         "secrets-backends": ["airflow_ext.secrets.vault.VaultBackend"],
         "cli": ["airflow_ext.cli.airflow_commands.get_commands"],
         "db-managers": ["airflow_ext.sla.ledger.manager.LedgerManager"],

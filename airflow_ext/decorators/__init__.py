@@ -1,1 +1,1 @@
-"""What DAG authors write over a function: ``@task.contract_publish``."""
+"""Task decorators, registered through the provider info."""

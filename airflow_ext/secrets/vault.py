@@ -3,65 +3,82 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import json
+import dataclasses
 import logging
-import os
-import sys
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from airflow.sdk.bases.secrets_backend import BaseSecretsBackend
 from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
 
 from airflow_ext.exceptions import AirflowExtError, InvalidError
-from airflow_ext.vault.cache import Document
+from airflow_ext.secrets import _vault_arguments as given
+from airflow_ext.secrets._vault_arguments import Paths, Patterns, Route
+from airflow_ext.secrets._vault_forking import log_in_before_forks
+from airflow_ext.secrets._vault_leases import BOOK, LeaseSettings, current_owner, process_role
+from airflow_ext.secrets._vault_masking import amask, mask
+from airflow_ext.vault.audit import Access, AuditLog
+from airflow_ext.vault.bundles import Bundles
 from airflow_ext.vault.check import VaultCheck, check
 from airflow_ext.vault.client import Reading, VaultClient, shared_client
-from airflow_ext.vault.documents import connection_value, plain_value, secret_texts
-from airflow_ext.vault.settings import BreakerPolicy, CachePolicy, Timeouts, VaultSettings, frozen_proxies
+from airflow_ext.vault.documents import connection_value, lease_of, plain_value, secret_texts, with_lease
+from airflow_ext.vault.lease_model import Leased, LeaseSpec
+from airflow_ext.vault.leases import TOKEN_TTL, LeaseSession
+from airflow_ext.vault.settings import BreakerPolicy, CachePolicy, Timeouts, VaultSettings
 
 log = logging.getLogger(__name__)
 
-OTHER_AUTH_ARGUMENTS = frozenset(
-    {
-        *("username", "password", "key_id", "assume_role_kwargs", "region", "kubernetes_role"),
-        *("kubernetes_jwt_path", "gcp_key_path", "gcp_keyfile_dict", "gcp_scopes", "azure_tenant_id"),
-        *("azure_resource", "radius_host", "radius_secret", "radius_port", "jwt_role", "jwt_token"),
-        "jwt_token_path",
-    }
-)
-"""Arguments of the hashicorp provider for ways to log in that are not there yet; ignored, as it does."""
+Kind = Literal["connection", "variable", "config"]
 
-# What was registered with the masker, and in which process: a forked child may have been given a fresh one.
-_masked: weakref.WeakKeyDictionary[Document, int] = weakref.WeakKeyDictionary()
 
-Paths = str | Sequence[str] | None
+@dataclass(frozen=True)
+class Place:
+    """Where an id is looked for.
+
+    :param client: Who asks.
+    :param path: Path in the mount.
+    :param bundle: The path is a document of many ids.
+    """
+
+    client: VaultClient
+    mount: str
+    path: str
+    bundle: bool = False
 
 
 class VaultBackend(BaseSecretsBackend):
     """Read connections, variables and configuration options from Vault.
 
-    Takes the arguments and the layout of the hashicorp provider's class of the same name; what is not
-    named here is passed on to hvac (``namespace``, ``verify``, ``cert``, ``proxies``, ``strict_http``,
-    ``request_header``). Numbers and switches may also come as text, as environment variables give them.
+    Takes the arguments and the layout of the hashicorp provider's class of the same name. What is not named here
+    belongs to a way to log in (``username``, ``kubernetes_role``, ``jwt_token_path``, ...; see
+    :class:`airflow_ext.vault.logins.Credentials`) or is passed on to hvac (``namespace``, ``verify``, ``cert``,
+    ``proxies``, ``strict_http``, ``request_header``). Numbers, lists and switches may also come as text, as
+    environment variables give them.
 
     :param connections_path: Folder of connections, or several to be tried in order; ``None`` reads none.
     :param variables_path: The same for variables.
     :param config_path: The same for configuration options.
     :param use_team_secrets_path: With ``[core] multi_team``, look below ``<path>/<team>`` for a team.
     :param global_secrets_path: One more folder to try last.
+    :param team_name: The team of lookups that name none, for workers of one team: Airflow 3.3 tells workers none.
+    :param include: Regular expressions; only ids one of them fits are looked up. ``None`` means all.
+    :param exclude: Regular expressions of ids that are not looked up.
+    :param routes: Objects ``{"pattern", "mount", "path", "kind", "kv", "namespace"}``; the first whose pattern fits
+        an id says where it is kept.
+    :param bundles: Documents in ``mount_point`` whose keys are connection ids; they are looked at first.
+    :param prefetch: Connection ids to read together at the first lookup of a process.
     :param url: Address; ``None`` takes ``VAULT_ADDR``, else ``http://localhost:8200``.
-    :param auth_type: ``token`` or ``approle``.
+    :param auth_type: One of :data:`airflow_ext.vault.logins.AUTH_TYPES`.
     :param auth_mount_point: Where the auth method is mounted; ``None`` means the name of the method.
     :param mount_point: Where the key-value engine is mounted; ``None`` takes it from the id (``mount/id``).
     :param kv_engine_version: 1 or 2.
-    :param token: For ``token``; ``None`` takes ``token_path``, else ``VAULT_TOKEN``.
+    :param token: For ``token``; ``None`` takes ``token_path``, else ``VAULT_TOKEN``. For ``github``, GitHub's.
     :param token_path: File with the token.
-    :param role_id: For ``approle``.
-    :param secret_id: For ``approle``.
+    :param role_id: For ``approle``; the role's name for ``aws_iam``, ``gcp`` and ``azure``.
+    :param secret_id: For ``approle``; the secret for ``aws_iam`` and ``azure``.
+    :param secret_id_wrapped: ``secret_id`` is a wrapping token.
     :param timeout: Seconds for connecting and for an answer, or both as ``[connect, read]``; ``None``
         means ``[0.5, 1.5]``.
     :param soft_ttl: Seconds a secret is served without asking again.
@@ -71,6 +88,10 @@ class VaultBackend(BaseSecretsBackend):
     :param breaker_seconds: For how long.
     :param on_error: ``raise`` fails the lookup when Vault cannot say; ``fall_through`` logs the reason and
         lets Airflow ask the next backend.
+    :param lease_scope: Which token holds the leases of a task: ``child``, ``login`` or ``shared``.
+    :param lease_token_ttl: Seconds that token lives without renewal: how long credentials outlive a lost worker.
+    :param lease_policies: Policies of a child token; ``None`` takes those of its parent.
+    :param audit_file: File that gets a line for each access.
     :param clock: Seconds that never go back; a seam for tests.
     :raises ValueError: If an argument cannot work, naming it. Nothing is sent before the first lookup.
     :raises TypeError: If an argument is not known.
@@ -84,6 +105,12 @@ class VaultBackend(BaseSecretsBackend):
         config_path: Paths = "config",
         use_team_secrets_path: bool | str = True,
         global_secrets_path: str | None = None,
+        team_name: str | None = None,
+        include: Paths = None,
+        exclude: Paths = None,
+        routes: Any = None,
+        bundles: Paths = None,
+        prefetch: Paths = None,
         url: str | None = None,
         auth_type: str = "token",
         auth_mount_point: str | None = None,
@@ -93,6 +120,7 @@ class VaultBackend(BaseSecretsBackend):
         token_path: str | None = None,
         role_id: str | None = None,
         secret_id: str | None = None,
+        secret_id_wrapped: bool | str = False,
         timeout: float | str | Sequence[float] | None = None,
         soft_ttl: float | str = 60.0,
         hard_ttl: float | str = 3600.0,
@@ -100,41 +128,62 @@ class VaultBackend(BaseSecretsBackend):
         breaker_failures: int | str = 3,
         breaker_seconds: float | str = 10.0,
         on_error: Literal["raise", "fall_through"] = "raise",
+        lease_scope: str = "child",
+        lease_token_ttl: int | str = TOKEN_TTL,
+        lease_policies: Paths = None,
+        audit_file: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        if on_error not in ("raise", "fall_through"):
-            raise ValueError(f"on_error={on_error!r}: give 'raise' or 'fall_through'")
+        self.on_error = given.one_of("on_error", on_error, ("raise", "fall_through"))
         more = [global_secrets_path] if global_secrets_path is not None else []
-        self.connections_path = _folders(connections_path, more)
-        self.variables_path = _folders(variables_path, more)
-        self.config_path = _folders(config_path, more)
-        self.use_team_secrets_path = _switch("use_team_secrets_path", use_team_secrets_path)
+        self.connections_path = given.folders(connections_path, more)
+        self.variables_path = given.folders(variables_path, more)
+        self.config_path = given.folders(config_path, more)
+        self.use_team_secrets_path = given.switch("use_team_secrets_path", use_team_secrets_path)
         self.mount_point = mount_point.strip("/") if mount_point else None
-        self.on_error = on_error
+        self.team_name = team_name
+        self.routes = given.routes(routes)
+        self.bundles = given.folders(bundles, [])
+        if self.bundles and self.mount_point is None:
+            raise ValueError("bundles need mount_point: an id cannot name the mount of a bundle")
+        self.prefetch = tuple(given.texts("prefetch", prefetch))
+        self.audit = AuditLog(audit_file)
+        policies = given.texts("lease_policies", lease_policies)
+        self.lease_settings = LeaseSettings(
+            scope=given.one_of("lease_scope", lease_scope),
+            token_ttl=int(given.number("lease_token_ttl", lease_token_ttl)),
+            policies=tuple(policies) or None,
+        )
+        self._patterns = Patterns(include, exclude)
+        self._bundles = Bundles()
         self._clock = clock
+        self._prefetched = not self.prefetch
         self._settings = VaultSettings(
             url=url,
             auth_type=auth_type,
             auth_mount_point=auth_mount_point,
-            kv_engine_version=int(_number("kv_engine_version", kv_engine_version)),
+            kv_engine_version=int(given.number("kv_engine_version", kv_engine_version)),
             token=token,
             token_path=token_path,
             role_id=role_id,
             secret_id=secret_id,
-            timeouts=Timeouts.of(_timeout(timeout)),
+            secret_id_wrapped=given.switch("secret_id_wrapped", secret_id_wrapped),
+            credentials=given.credentials(kwargs),
+            timeouts=Timeouts.of(given.timeout(timeout)),
             cache=CachePolicy(
-                soft_ttl=_number("soft_ttl", soft_ttl),
-                hard_ttl=_number("hard_ttl", hard_ttl),
-                missing_ttl=_number("missing_ttl", missing_ttl),
+                soft_ttl=given.number("soft_ttl", soft_ttl),
+                hard_ttl=given.number("hard_ttl", hard_ttl),
+                missing_ttl=given.number("missing_ttl", missing_ttl),
             ),
             breaker=BreakerPolicy(
-                failures=int(_number("breaker_failures", breaker_failures)),
-                seconds=_number("breaker_seconds", breaker_seconds),
+                failures=int(given.number("breaker_failures", breaker_failures)),
+                seconds=given.number("breaker_seconds", breaker_seconds),
             ),
-            **_for_hvac(kwargs),
+            **given.for_hvac(kwargs, VaultBackend.__init__),
         )
+        log_in_before_forks(self._settings, clock)
 
     @property
     def client(self) -> VaultClient:
@@ -146,24 +195,40 @@ class VaultBackend(BaseSecretsBackend):
     def get_conn_value(self, conn_id: str, team_name: str | None = None) -> str | None:
         """Return a connection as a URI or as JSON, ``None`` if Vault has none of that id.
 
+        In a task a leased connection has its credentials; elsewhere nothing is leased and they are missing.
+
         :raises AirflowSecretsBackendAccessDenied: If that cannot be said (with ``on_error="raise"``).
         """
-        return self._value(self.connections_path, conn_id, team_name, connection_value)
+        reading = self._find("connection", conn_id, team_name)
+        if reading is None or reading.document is None:
+            return None
+        document = reading.document
+        mask(document, lambda: secret_texts(document))
+        try:
+            spec = lease_of(document)
+            if spec is None:
+                return connection_value(document)
+            leased = self._lease(conn_id, spec)
+            if leased is not None:
+                mask(leased, lambda: secret_texts(leased))
+            return with_lease(document, spec, leased)
+        except AirflowExtError as error:
+            self._fail(error)
+            return None
 
     def get_variable(self, key: str, team_name: str | None = None) -> str | None:
         """Return a variable, ``None`` if Vault has none of that key.
 
         :raises AirflowSecretsBackendAccessDenied: If that cannot be said (with ``on_error="raise"``).
         """
-        return self._value(self.variables_path, key, team_name, plain_value)
+        return self._plain("variable", key, team_name)
 
     def get_config(self, key: str) -> str | None:
         """Return a configuration option, ``None`` if Vault has none of that key.
 
         :raises AirflowSecretsBackendAccessDenied: If that cannot be said (with ``on_error="raise"``).
         """
-        # No metrics here: their own configuration may be what is being read.
-        return self._value(self.config_path, key, None, plain_value, count=False)
+        return self._plain("config", key, None)
 
     def get_connection(self, conn_id: str, team_name: str | None = None) -> Any:
         """Return a connection, ``None`` if Vault has none of that id.
@@ -175,18 +240,43 @@ class VaultBackend(BaseSecretsBackend):
     async def aget_connection(self, conn_id: str, team_name: str | None = None) -> Any:
         """Return a connection as :meth:`get_connection` does, without keeping the event loop waiting.
 
-        The call to Vault runs in a thread; masking speaks to the supervisor and stays on the loop.
+        Calls to Vault run in a thread; masking speaks to the supervisor and stays on the loop.
         """
-        reading = await asyncio.to_thread(self._find, self.connections_path, conn_id, team_name)
+        reading = await asyncio.to_thread(self._find, "connection", conn_id, team_name)
         if reading is None or reading.document is None:
             return None
-        if self._is_unmasked(reading.document):
-            from airflow.sdk.log import amask_secret
+        document = reading.document
+        await amask(document, lambda: secret_texts(document))
+        try:
+            spec = lease_of(document)
+            if spec is None:
+                return self._connection(conn_id, connection_value(document))
+            leased = await BOOK.in_thread(lambda: self._lease(conn_id, spec))
+            if leased is not None:
+                found = leased
+                await amask(found, lambda: secret_texts(found))
+            return self._connection(conn_id, with_lease(document, spec, leased))
+        except AirflowExtError as error:
+            self._fail(error)
+            return None
 
-            for text in secret_texts(reading.document):
-                await amask_secret(text)
-            self._note_masked(reading.document)
-        return self._connection(conn_id, self._shaped(reading.document, connection_value))
+    def lease_block(self, conn_id: str, ttl: int | None) -> LeaseSession | None:
+        """Open leases for a block of code, which every lookup of this connection uses meanwhile.
+
+        :param ttl: Seconds after which they end in any case.
+        :returns: What to hand to :meth:`close_block`; ``None`` when the connection is not leased.
+        :raises InvalidError: Outside of tasks.
+        """
+        reading = self._find("connection", conn_id, None)
+        document = reading.document if reading is not None else None
+        spec = lease_of(document) if document is not None else None
+        if spec is None or spec.is_static:
+            return None
+        return BOOK.block(self.client, conn_id, self.lease_settings, ttl)
+
+    def close_block(self, conn_id: str, session: LeaseSession) -> None:
+        """Revoke what :meth:`lease_block` opened."""
+        BOOK.close_block(conn_id, session)
 
     def check(self) -> VaultCheck:
         """Look at Vault as a lookup would, without reading any secret; never raises for what Vault says."""
@@ -196,66 +286,137 @@ class VaultBackend(BaseSecretsBackend):
 
     # -------------------------------------------------------------------------------------- the parts
 
-    def _value(
-        self,
-        folders: tuple[str, ...],
-        key: str,
-        team_name: str | None,
-        shape: Callable[[Document], str],
-        *,
-        count: bool = True,
-    ) -> str | None:
-        reading = self._find(folders, key, team_name, count=count)
+    def _plain(self, kind: Kind, key: str, team_name: str | None) -> str | None:
+        reading = self._find(kind, key, team_name)
         if reading is None or reading.document is None:
             return None
-        if self._is_unmasked(reading.document):
-            from airflow.sdk.log import mask_secret
-
-            for text in secret_texts(reading.document):
-                mask_secret(text)
-            self._note_masked(reading.document)
-        return self._shaped(reading.document, shape)
-
-    def _find(
-        self, folders: tuple[str, ...], key: str, team_name: str | None, *, count: bool = True
-    ) -> Reading | None:
-        """Return the first reading that found something; ``None`` for a miss or an error that may pass."""
+        document = reading.document
+        mask(document, lambda: secret_texts(document))
         try:
-            for mount, path in self._places(folders, key, team_name):
-                reading = self.client.read(mount, path)
-                if count and reading.source != "cache":
-                    from airflow.sdk.observability import stats
-
-                    stats.incr(f"airflow_ext.vault.reads.{reading.source}")
-                if reading.document is not None:
-                    return reading
-        except AirflowExtError as error:
+            return plain_value(document)
+        except InvalidError as error:
             self._fail(error)
-        return None
+            return None
 
-    def _places(self, folders: tuple[str, ...], key: str, team_name: str | None) -> Iterator[tuple[str, str]]:
+    def _find(self, kind: Kind, key: str, team_name: str | None) -> Reading | None:
+        """Return the first reading that found something; ``None`` for a miss or an error that may pass."""
+        if not self._patterns.allow(key):
+            return None
+        if not self._prefetched:
+            self._prefetch()
+        started, reading, path = time.perf_counter(), None, ""
+        try:
+            for place in self.places(kind, key, team_name):
+                path = f"{place.mount}/{place.path}"
+                reading = self._read(place, key)
+                if kind != "config":  # the metrics' own configuration may be what is being read
+                    self._count(reading)
+                if reading.document is not None:
+                    break
+        except AirflowExtError as error:
+            self._tell(kind, key, path, None, started)
+            self._fail(error)
+            return None
+        if reading is not None:
+            self._tell(kind, key, path, reading, started)
+        return reading if reading is not None and reading.document is not None else None
+
+    def places(self, kind: Kind, key: str, team_name: str | None = None) -> Iterator[Place]:
+        """Yield where an id is looked for, in order."""
+        if {".", ".."} & set(key.split("/")):
+            return  # the HTTP client would resolve these, and leave the folder
+        if kind == "connection" and self.mount_point is not None:
+            for path in self.bundles:
+                yield Place(self.client, self.mount_point, path, bundle=True)
+        route = self._route(kind, key)
+        if route is not None:
+            yield from self._routed(route, key)
+            return
         mount, name = self.mount_point, key
         if mount is None:
             mount, separator, name = key.partition("/")
             if not separator:
                 return
-        if {".", ".."} & set(key.split("/")):
-            return  # the HTTP client would resolve these, and leave the folder
-        team = f"{team_name}/" if team_name is not None and self._has_team_folders() else ""
-        for folder in folders:
-            yield mount, f"{folder}/{team}{name}" if folder else f"{team}{name}"
+        team = team_name or self.team_name
+        below = f"{team}/" if team is not None and self._has_team_folders() else ""
+        folders = {"connection": self.connections_path, "variable": self.variables_path}
+        for folder in folders.get(kind, self.config_path):
+            yield Place(self.client, mount, f"{folder}/{below}{name}" if folder else f"{below}{name}")
+
+    def _route(self, kind: Kind, key: str) -> Route | None:
+        fits = (each for each in self.routes if each.kind in (None, kind) and each.pattern.fullmatch(key))
+        return next(fits, None)
+
+    def _routed(self, route: Route, key: str) -> Iterator[Place]:
+        mount = route.mount or self.mount_point
+        if mount is None:
+            raise InvalidError(f"the route of {key!r} names no mount, and mount_point is not set: add mount")
+        changes: dict[str, Any] = {}
+        if route.version is not None:
+            changes["kv_engine_version"] = route.version
+        if route.namespace is not None:
+            changes["namespace"] = route.namespace
+        settings = dataclasses.replace(self._settings, **changes) if changes else self._settings
+        yield Place(shared_client(settings, clock=self._clock), mount, route.place(key))
+
+    def _read(self, place: Place, key: str) -> Reading:
+        reading = place.client.read(place.mount, place.path)
+        if not place.bundle or reading.document is None:
+            return reading
+        return dataclasses.replace(reading, document=self._bundles.part(reading.document, key))
+
+    def _prefetch(self) -> None:
+        self._prefetched = True
+        found = [place for key in self.prefetch for place in self.places("connection", key)]
+        self.client.read_many([(place.mount, place.path) for place in found if place.client is self.client])
+
+    def _lease(self, conn_id: str, spec: LeaseSpec) -> Leased | None:
+        """Return the credentials, ``None`` where nothing is leased: outside of tasks and triggers."""
+        started = time.perf_counter()
+        if spec.is_static:
+            reading = self.client.read_static(spec.path)
+            self._tell("lease", conn_id, spec.path, reading, started)
+            return Leased(spec.path, "", reading.document.data) if reading.document is not None else None
+        if not BOOK.may_lease(conn_id):
+            return None
+        leased = BOOK.credentials(self.client, conn_id, spec, self.lease_settings)
+        self._tell("lease", conn_id, spec.path, None, started, lease_id=leased.lease_id)
+        return leased
+
+    def _tell(
+        self, kind: str, key: str, path: str, reading: Reading | None, started: float, *, lease_id: str = ""
+    ) -> None:
+        source = "lease" if lease_id else "error" if reading is None else reading.source
+        if source == "cache" and self.audit.file is None:
+            return
+        document = reading.document if reading is not None else None
+        owner = current_owner()
+        self.audit.tell(
+            Access(
+                kind=kind,
+                id=key,
+                path=path,
+                source=source,
+                found=document is not None or bool(lease_id),
+                version=document.version if document is not None else None,
+                lease_id=lease_id,
+                ms=round((time.perf_counter() - started) * 1000, 3),
+                process=process_role(),
+                owner=owner.meta if owner is not None else None,
+            )
+        )
+
+    @staticmethod
+    def _count(reading: Reading) -> None:
+        if reading.source != "cache":
+            from airflow.sdk.observability import stats
+
+            stats.incr(f"airflow_ext.vault.reads.{reading.source}")
 
     def _has_team_folders(self) -> bool:
         from airflow.sdk.configuration import conf
 
         return self.use_team_secrets_path and conf.getboolean("core", "multi_team", fallback=False)
-
-    def _shaped(self, document: Document, shape: Callable[[Document], str]) -> str | None:
-        try:
-            return shape(document)
-        except InvalidError as error:
-            self._fail(error)
-            return None
 
     def _connection(self, conn_id: str, value: str | None) -> Any:
         if value is None:
@@ -272,80 +433,3 @@ class VaultBackend(BaseSecretsBackend):
             # The one exception Airflow lets through; all others would end in "isn't defined".
             raise AirflowSecretsBackendAccessDenied(str(error)) from error
         log.warning("%s; asking the next secrets backend", error)
-
-    def _is_unmasked(self, document: Document) -> bool:
-        return _masked.get(document) != os.getpid()
-
-    def _note_masked(self, document: Document) -> None:
-        # Servers have a second masker beside that of tasks, for their own logs.
-        server = sys.modules.get("airflow._shared.secrets_masker")
-        if server is not None:
-            for text in secret_texts(document):
-                server.mask_secret(text)
-        _masked[document] = os.getpid()
-
-
-# ------------------------------------------------------------------------------- arguments as people give them
-
-
-def _folders(paths: Paths, more: list[str]) -> tuple[str, ...]:
-    if isinstance(paths, str) and paths.startswith("["):  # a list, given by an environment variable
-        paths = json.loads(paths)
-    found = [] if paths is None else [paths] if isinstance(paths, str) else list(paths)
-    return tuple(each.strip("/") for each in [*found, *more])
-
-
-def _number(name: str, value: float | str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}={value!r}: give a number") from None
-
-
-def _switch(name: str, value: object) -> bool:
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if isinstance(value, bool):
-        return value
-    if str(value).lower() not in words:
-        raise ValueError(f"{name}={value!r}: give true or false")
-    return words[str(value).lower()]
-
-
-def _timeout(value: float | str | Sequence[float] | None) -> float | Sequence[float] | None:
-    if not isinstance(value, str):
-        return value
-    try:
-        parsed: float | list[float] = json.loads(value)
-    except ValueError:
-        raise ValueError(f"timeout={value!r}: give seconds, or [connect, read]") from None
-    return parsed
-
-
-def _for_hvac(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    ignored = sorted(set(kwargs) & OTHER_AUTH_ARGUMENTS)
-    if ignored:
-        log.warning("VaultBackend ignores %s: they belong to other values of auth_type", ", ".join(ignored))
-    given = {key: value for key, value in kwargs.items() if key not in OTHER_AUTH_ARGUMENTS}
-    if _switch("allow_redirects", given.pop("allow_redirects", False)):
-        raise ValueError(
-            "allow_redirects=True is not accepted: the token would go along to wherever Vault redirects;"
-            " set url to the active node or a load balancer"
-        )
-    passed_on = ("cert", "namespace", "proxies", "request_header", "strict_http", "verify")
-    unknown = sorted(set(given) - set(passed_on))
-    if unknown:
-        ours = [
-            name for name in inspect.signature(VaultBackend).parameters if name not in ("clock", "kwargs")
-        ]
-        known = ", ".join([*ours, *passed_on])
-        raise TypeError(f"VaultBackend does not know {', '.join(unknown)}; it knows {known}")
-    for name in ("request_header", "strict_http"):
-        if name in given:
-            given[name] = _switch(name, given[name])
-    if isinstance(given.get("verify"), str) and given["verify"].lower() in ("true", "false"):
-        given["verify"] = given["verify"].lower() == "true"
-    if "cert" in given and not isinstance(given["cert"], str | None):
-        given["cert"] = tuple(given["cert"])
-    if "proxies" in given:
-        given["proxies"] = frozen_proxies(given["proxies"])
-    return given

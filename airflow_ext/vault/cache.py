@@ -71,13 +71,23 @@ class Cache:
         return self._clock() < entry.fresh_until
 
     def put(
-        self, key: Key, *, document: Document | None = None, error: AirflowExtError | None = None
+        self,
+        key: Key,
+        *,
+        document: Document | None = None,
+        error: AirflowExtError | None = None,
+        at_most: float | None = None,
     ) -> Entry:
-        """Keep the outcome of a read that just ended."""
+        """Keep the outcome of a read that just ended.
+
+        :param at_most: Seconds after which it is of no use to anybody, whatever the policy says.
+        """
         now, policy = self._clock(), self._policy
         fresh = policy.soft_ttl if document is not None else policy.missing_ttl
         # A refusal is not kept for need: once its time is over, only Vault can say what holds.
         usable = fresh if error is not None else policy.hard_ttl
+        if at_most is not None:
+            fresh, usable = min(fresh, at_most), min(usable, at_most)
         entry = Entry(document, error, now, now + fresh, now + max(fresh, usable))
         with self._lock:
             self._entries.pop(key, None)  # so that the newest stands last

@@ -7,7 +7,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +20,9 @@ from airflow_ext.vault.settings import VaultSettings
 from airflow_ext.vault.transport import Reply, Transport
 
 log = logging.getLogger(__name__)
+
+READ_TOGETHER = 8
+"""Threads that prefetch."""
 
 MOUNT_KNOWN_FOR = 300.0
 """Seconds the kind of a mount is remembered."""
@@ -94,6 +99,46 @@ class VaultClient:
             if entry is not None and self._cache.is_fresh(entry):
                 return self._served(entry)
             return self._read_now(key, entry)
+
+    def read_many(self, keys: Sequence[Key]) -> None:
+        """Read several secrets at once, for the lookups to come; what goes wrong is told by those.
+
+        :param keys: Mounts and paths.
+        """
+        if not keys:
+            return
+        with suppress(VaultDeniedError, VaultUnavailableError):
+            self.token()  # one login, before many threads ask for one
+
+        def read(key: Key) -> None:
+            with suppress(VaultDeniedError, VaultUnavailableError, InvalidError):
+                self.read(*key)
+
+        with ThreadPoolExecutor(min(READ_TOGETHER, len(keys)), "vault-prefetch") as pool:
+            list(pool.map(read, keys))
+
+    def read_static(self, path: str) -> Reading:
+        """Return the credentials of a static role, not longer than until its password changes.
+
+        :param path: Such as ``database/static-creds/app``.
+        :raises VaultUnavailableError: If Vault does not answer and nothing usable is known.
+        :raises VaultDeniedError: If the login or the path is refused, or the role is not known.
+        """
+        key = ("static", path.strip("/"))
+        with self._cache.reading(key):
+            entry = self._cache.get(key)
+            if entry is not None and self._cache.is_fresh(entry):
+                return self._served(entry)
+            reply = self.call("GET", path)
+            if reply.status != 200:
+                text = f"Vault at {self.settings.shown_address} gave no credentials of {path} (status {reply.status})"
+                raise VaultDeniedError(text, status=reply.status, path=path)
+            document = Document(path, reply.data)
+            left = reply.data.get("ttl")
+            self._cache.put(
+                key, document=document, at_most=float(left) if isinstance(left, int | float) else None
+            )
+            return Reading(document, "vault", 0.0)
 
     def _read_now(self, key: Key, entry: Entry | None) -> Reading:
         try:

@@ -9,8 +9,12 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.vault.cache import Document
+from airflow_ext.vault.lease_model import Leased, LeaseSpec
 
 CONNECTION_FIELDS = ("conn_type", "description", "host", "login", "password", "schema", "port", "extra")
+
+PLACEHOLDER = "leased-per-task"
+"""Login that a leased connection shows outside of tasks, where nothing is leased."""
 
 SHORTEST_MASKED = 5
 """Characters; masking less would blot out ordinary words, and Airflow refuses it too."""
@@ -30,7 +34,12 @@ def connection_value(document: Document) -> str:
     uri = data.get("conn_uri")
     if uri:
         return _checked_uri(document, uri)
-    fields = {key: value for key, value in data.items() if key not in ("conn_uri", "conn_id")}
+    return json.dumps(_fields(document))
+
+
+def _fields(document: Document) -> dict[str, Any]:
+    not_fields = ("conn_uri", "conn_id", "lease")
+    fields = {key: value for key, value in document.data.items() if key not in not_fields}
     unknown = sorted(set(fields) - set(CONNECTION_FIELDS))
     if unknown:
         known = ", ".join(CONNECTION_FIELDS)
@@ -43,7 +52,32 @@ def connection_value(document: Document) -> str:
             f"{document.path} is empty: give conn_uri, or conn_type, host, login, password, ..."
         )
     _check_fields(document, fields)
-    return json.dumps(fields)
+    return fields
+
+
+def lease_of(document: Document) -> LeaseSpec | None:
+    """Return what a connection says about a lease, ``None`` when nothing.
+
+    :raises InvalidError: If it cannot be used.
+    """
+    told = document.data.get("lease")
+    return None if told is None else LeaseSpec.of(told, where=document.path)
+
+
+def with_lease(document: Document, spec: LeaseSpec, leased: Leased | None) -> str:
+    """Return a connection with leased credentials in it, as JSON or as a URI.
+
+    :param leased: ``None`` where nothing is leased: then it shows that, in place of a login.
+    :raises InvalidError: If the document or the credentials cannot be used.
+    """
+    given = leased.fields(spec) if leased is not None else {"login": PLACEHOLDER, "password": ""}
+    uri = document.data.get("conn_uri")
+    if not uri:
+        return json.dumps({**_fields(document), **given})
+    scheme, separator, rest = _checked_uri(document, uri).partition("://")
+    place, slash, path = rest.partition("/")
+    user, host = quote(given.get("login", ""), safe=""), place.rpartition("@")[2]
+    return f"{scheme}{separator}{user}:{quote(given.get('password', ''), safe='')}@{host}{slash}{path}"
 
 
 def _checked_uri(document: Document, uri: object) -> str:
@@ -92,13 +126,15 @@ def plain_value(document: Document) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def secret_texts(document: Document) -> list[str]:
+def secret_texts(document: Document | Leased) -> list[str]:
     """Return all texts that must be masked: every leaf, in the forms it may be written.
 
     Left out are types, ports, and well-known names as host, schema or login.
     """
     found: dict[str, None] = {}
     for key, value in document.data.items():
+        if key == "lease":
+            continue  # names a path, and is no secret
         for leaf in _leaves(value, key):
             if key in _PUBLIC_FIELDS or (key in _PLACE_FIELDS and leaf.lower() in _PUBLIC_WORDS):
                 continue

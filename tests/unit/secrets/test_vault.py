@@ -262,7 +262,8 @@ def test_on_request_errors_fall_through_with_a_warning(
     vault.seal()
     assert backend.get_connection("a") is None
     assert backend.get_variable("a") is None
-    assert [each.levelno for each in caplog.records] == [logging.WARNING] * 2
+    warnings = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert len(warnings) == 2
     assert "is sealed" in caplog.text
 
 
@@ -303,8 +304,8 @@ def test_arguments_may_come_as_text(make_backend: MakeBackend, vault: LocalVault
 def test_arguments_of_other_logins_are_ignored_as_before(
     make_backend: MakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make_backend(kubernetes_role="x", radius_port=1812)
-    assert "ignores kubernetes_role, radius_port" in caplog.text
+    make_backend(radius_secret="x", radius_port=1812)
+    assert "ignores radius_port, radius_secret" in caplog.text
 
 
 def test_what_hvac_takes_is_passed_on(vault: LocalVault, make_backend: MakeBackend) -> None:

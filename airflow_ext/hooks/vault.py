@@ -1,0 +1,122 @@
+"""Vault from task code: connections for a block of code, and a client for operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+
+from airflow_ext.exceptions import InvalidError
+from airflow_ext.vault.lease_model import seconds_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from airflow_ext.secrets.vault import VaultBackend
+    from airflow_ext.vault.client import VaultClient
+
+
+def configured_backend() -> VaultBackend:
+    """Return the Vault backend that this process looks connections up in.
+
+    :raises InvalidError: If Airflow is not configured with one.
+    """
+    from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
+
+    from airflow_ext.secrets.vault import VaultBackend
+
+    for backend in ensure_secrets_backend_loaded():
+        if isinstance(backend, VaultBackend):
+            return backend
+    raise InvalidError(
+        "no Vault backend is configured: set backend = airflow_ext.secrets.vault.VaultBackend in [workers]"
+        " (secrets_backend) or [secrets]"
+    )
+
+
+@contextmanager
+def vault_connection(conn_id: str, *, ttl: int | str | None = None) -> Iterator[Connection]:
+    """Give a connection with credentials of its own for a block of code, and revoke them after it.
+
+    Within the block, operators and hooks that look the same connection up get the same credentials. A connection
+    that is not leased is given as it is.
+
+    :param ttl: Seconds, or text such as ``"10m"``, after which the credentials end even if the block goes on;
+        ``None`` means that they end with the block.
+    :raises InvalidError: If ``ttl`` is no duration, or is given for a connection that is not leased, or outside
+        of a task.
+    :raises AirflowSecretsBackendAccessDenied: If Vault denies them or does not answer.
+    """
+    seconds = seconds_of("ttl", ttl) if ttl is not None else None
+    backend = configured_backend()
+    session = backend.lease_block(conn_id, seconds)
+    if session is None and ttl is not None:
+        raise InvalidError(f"ttl={ttl!r}: connection {conn_id!r} is not leased, so nothing would end")
+    try:
+        yield BaseHook.get_connection(conn_id)
+    finally:
+        if session is not None:
+            backend.close_block(conn_id, session)
+
+
+class VaultHook(BaseHook):
+    """A client for the Vault that connections come from.
+
+    :param vault_conn_id: A connection of type ``vault`` to use instead of the configured backend: host, port, schema
+        (``https`` or ``http``), password as token, or login and password as AppRole; in extra any further argument of
+        the backend, such as ``namespace``.
+    """
+
+    conn_name_attr = "vault_conn_id"
+    default_conn_name = "vault_default"
+    conn_type = "vault"
+    hook_name = "Hashicorp Vault"
+
+    def __init__(self, vault_conn_id: str | None = None) -> None:
+        super().__init__()
+        self.vault_conn_id = vault_conn_id
+
+    def get_conn(self) -> VaultClient:
+        """Return the client.
+
+        :raises InvalidError: If there is neither a backend nor a usable connection.
+        """
+        return self.backend().client
+
+    def backend(self) -> VaultBackend:
+        """Return the backend whose client and mount are used.
+
+        :raises InvalidError: If there is neither a backend nor a usable connection.
+        """
+        if self.vault_conn_id is None:
+            return configured_backend()
+        from airflow_ext.secrets.vault import VaultBackend
+
+        connection = self.get_connection(self.vault_conn_id)
+        if str(connection.conn_type) != self.conn_type:
+            raise InvalidError(
+                f"vault_conn_id={self.vault_conn_id!r} has the connection type {connection.conn_type!r}: give one of type"
+                f" {self.conn_type!r}"
+            )
+        try:
+            return VaultBackend(**_arguments(connection))
+        except (TypeError, ValueError) as error:
+            raise InvalidError(f"connection {self.vault_conn_id!r}: {error}") from error
+
+
+def _arguments(connection: Connection) -> dict[str, Any]:
+    extra = dict(connection.extra_dejson)
+    scheme = connection.schema or ("https" if extra.pop("use_tls", True) else "http")
+    extra.pop("use_tls", None)
+    arguments: dict[str, Any] = {"url": f"{scheme}://{connection.host}:{connection.port or 8200}"}
+    auth_type = extra.get("auth_type") or ("approle" if connection.login else "token")
+    if auth_type == "approle":
+        arguments |= {"role_id": connection.login, "secret_id": connection.password}
+    elif auth_type in ("token", "github"):
+        arguments |= {"token": connection.password}
+    else:
+        arguments |= {"username": connection.login, "password": connection.password}
+    given = {key: value for key, value in {**arguments, **extra}.items() if value not in (None, "")}
+    return {**given, "auth_type": auth_type}

@@ -1,0 +1,50 @@
+"""Revoke what a task left behind, by the ids it wrote down."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_ext.vault.client import VaultClient
+
+log = logging.getLogger(__name__)
+
+
+def revoke_record(client: VaultClient, record: Mapping[str, Any]) -> bool:
+    """Revoke the tokens, else the leases, of a record and return whether nothing of it is left.
+
+    :param record: What :meth:`airflow_ext.vault.leases.LeaseSession.ids` told.
+    :raises VaultUnavailableError: If Vault does not answer.
+    :raises VaultDeniedError: If the login is refused.
+    """
+    if record.get("address") != client.settings.shown_address:
+        return False
+    if (record.get("namespace") or "") != (client.settings.namespace or ""):
+        return False
+    accessors = [each for each in record.get("accessors") or [] if isinstance(each, str)]
+    gone = [_token_is_gone(client, each) for each in accessors]
+    if accessors and all(gone):
+        return True
+    leases = [each for each in record.get("leases") or [] if isinstance(each, str) and each]
+    return bool(leases) and all(_lease_is_gone(client, each) for each in leases)
+
+
+def is_alive(client: VaultClient, record: Mapping[str, Any]) -> bool | None:
+    """Tell whether a token or lease of a record still lives; ``None`` when Vault does not say."""
+    answers: list[bool | None] = []
+    for lease in record.get("leases") or []:
+        reply = client.call("PUT", "sys/leases/lookup", body={"lease_id": lease})
+        answers.append({200: True, 400: False}.get(reply.status))
+    return True if True in answers else None if None in answers else False
+
+
+def _token_is_gone(client: VaultClient, accessor: str) -> bool:
+    reply = client.call("POST", "auth/token/revoke-accessor", body={"accessor": accessor})
+    # 400 and 404 are how versions say that they know no such accessor; 403 is a policy.
+    return reply.status in (200, 204, 400, 404)
+
+
+def _lease_is_gone(client: VaultClient, lease_id: str) -> bool:
+    reply = client.call("PUT", "sys/leases/revoke", body={"lease_id": lease_id, "sync": True})
+    return reply.status in (200, 202, 204)

@@ -1,0 +1,226 @@
+"""Connections whose credentials are leased, as Airflow looks them up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import Connection
+from airflow.sdk._shared.secrets_masker import redact
+from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
+from airflow.sdk.execution_time.context import set_current_context
+
+from airflow_ext.exceptions import InvalidError
+from airflow_ext.hooks.vault import vault_connection
+from airflow_ext.secrets._vault_leases import BOOK, STATE_KEY
+from airflow_ext.testing.postgres import LocalPostgres
+from airflow_ext.testing.vault import LocalVault
+from tests.unit.secrets.conftest import MakeBackend
+from tests.unit.vault.leased import connect, eventually, roles
+
+CLASS = "airflow_ext.secrets.vault.VaultBackend"
+DOCUMENT = {"conn_type": "postgres", "host": "db", "schema": "app", "lease": {"path": "database/creds/etl"}}
+
+
+class Store:
+    """What a task keeps over its tries."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.values.get(key, default)
+
+    def set(self, key: str, value: Any, **_: Any) -> None:
+        self.values[key] = json.loads(json.dumps(value))
+
+
+Task = Callable[..., Any]
+
+
+@pytest.fixture
+def task() -> Iterator[Task]:
+    @contextmanager
+    def run(task_id: str = "load", store: Store | None = None, try_number: int = 1) -> Iterator[None]:
+        ti = SimpleNamespace(dag_id="d", run_id="r", task_id=task_id, map_index=-1, try_number=try_number)
+        context: Any = {"ti": ti, "task_state_store": store or Store()}
+        with set_current_context(context):
+            yield
+
+    yield run
+    BOOK.close_all()
+
+
+@pytest.fixture(autouse=True)
+def configured(
+    monkeypatch: pytest.MonkeyPatch, vault: LocalVault, postgres: LocalPostgres, credentials: dict[str, str]
+) -> Iterator[None]:
+    connect(vault, postgres)
+    may = {
+        "secret/data/connections/*": ["read"],
+        "database/*": ["read"],
+        "auth/token/create": ["update", "create"],
+    }
+    vault.policy("airflow", may | {"auth/token/revoke-accessor": ["update"]})
+    vault.write("secret/connections/warehouse", DOCUMENT)
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", CLASS)
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND_KWARGS", json.dumps(credentials))
+    yield
+    BOOK.close_all()
+    eventually(lambda: not roles(postgres))
+
+
+def test_a_task_gets_credentials_of_its_own_and_another_task_others(
+    postgres: LocalPostgres, vault: LocalVault, task: Task
+) -> None:
+    with task("one"):
+        found = [Connection.get("warehouse") for _ in range(20)]
+        assert {each.login for each in found} == set(roles(postgres))
+        assert (found[0].host, found[0].schema, found[0].conn_type) == ("db", "app", "postgres")
+        assert "***" in str(redact(f"{found[0].login} {found[0].password}"))
+        assert found[0].password not in str(redact(f"{found[0].get_uri()} {found[0].password}"))
+    assert len(vault.calls(path="database/creds/etl")) == 1
+    with task("two"):
+        assert Connection.get("warehouse").login != found[0].login
+        eventually(
+            lambda: found[0].login not in roles(postgres)
+        )  # one process after the other, as in dag.test()
+
+
+@pytest.mark.parametrize("process", ["server", "parsing"])
+def test_nothing_is_leased_outside_of_tasks(
+    monkeypatch: pytest.MonkeyPatch, vault: LocalVault, process: str
+) -> None:
+    if process == "server":
+        monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
+    found = Connection.get("warehouse")
+    assert (found.host, found.login, found.password or "") == ("db", "leased-per-task", "")
+    assert asyncio.run(Connection.async_get("warehouse")).login == "leased-per-task"
+    assert not vault.calls(path="database/*")
+
+
+def test_a_uri_keeps_all_but_its_user(vault: LocalVault, make_backend: MakeBackend, task: Task) -> None:
+    uri = "postgres://old:old@db:5432/app?sslmode=require"
+    vault.write("secret/connections/a", {"conn_uri": uri, "lease": "database/creds/etl"})
+    with task():
+        found = make_backend().get_connection("a")
+    assert (found.host, found.port, found.schema, found.extra_dejson) == (
+        "db",
+        5432,
+        "app",
+        {"sslmode": "require"},
+    )
+    assert found.login.startswith("v-")
+
+
+def test_the_asynchronous_lookup_leases_too(postgres: LocalPostgres, task: Task) -> None:
+    with task():
+        found = asyncio.run(Connection.async_get("warehouse"))
+        assert [found.login] == roles(postgres)
+        assert Connection.get("warehouse").login == found.login
+
+
+def test_a_block_has_credentials_of_its_own_that_end_with_it(
+    postgres: LocalPostgres, vault: LocalVault, task: Task
+) -> None:
+    with task():
+        with vault_connection("warehouse", ttl="10m") as connection:
+            assert roles(postgres) == [connection.login]
+            assert Connection.get("warehouse").login == connection.login
+            with vault_connection("warehouse") as inner:
+                assert inner.login != connection.login
+        eventually(lambda: not roles(postgres))
+        with pytest.raises(ZeroDivisionError), vault_connection("warehouse"):
+            _ = 1 / 0
+        eventually(lambda: not roles(postgres))
+
+
+def test_a_block_outside_of_a_task_or_with_a_senseless_limit_is_refused(
+    vault: LocalVault, task: Task
+) -> None:
+    with pytest.raises(InvalidError, match="which only tasks get"), vault_connection("warehouse"):
+        pass
+    vault.write("secret/connections/plain", {"conn_uri": "http://plain"})
+    with task():
+        with vault_connection("plain") as connection:
+            assert connection.host == "plain"
+        for ttl in ("10m", "soon"):
+            with pytest.raises(InvalidError, match="ttl="), vault_connection("plain", ttl=ttl):
+                pass
+
+
+def test_a_static_role_is_read_anywhere_and_not_longer_than_its_password_lives(
+    vault: LocalVault, postgres: LocalPostgres
+) -> None:
+    postgres.execute("CREATE ROLE app LOGIN")
+    try:
+        settings = {"db_name": "main", "username": "app", "rotation_period": 60}
+        vault.admin("POST", "database/static-roles/app", settings)
+        vault.write("secret/connections/app", {**DOCUMENT, "lease": {"path": "database/static-creds/app"}})
+        first = Connection.get("app")
+        assert first.login == "app"
+        assert Connection.get("app").password == first.password
+        assert len(vault.calls(path="database/static-creds/app")) == 1
+        assert redact(first.password) == "***"
+    finally:
+        postgres.execute("DROP ROLE app")
+
+
+def test_what_an_earlier_try_left_is_revoked_by_the_next(
+    vault: LocalVault, postgres: LocalPostgres, task: Task
+) -> None:
+    """The process of the first try was killed with its warden, or Vault was down at its end."""
+    store = Store()
+    with task(store=store):
+        Connection.get("warehouse")
+        left = roles(postgres)
+        record = store.values[STATE_KEY]["sessions"][0]
+        assert record["leases"] == [vault.leases()[0].id]
+        assert Connection.get("warehouse").password not in json.dumps(store.values)
+        for session in BOOK._sessions.values():
+            session.closed = True  # as after SIGKILL: nothing is revoked any more
+            assert session._warden is not None
+            session._warden.dismiss(done=True)
+        BOOK._sessions.clear()
+        BOOK._registered = 0
+    with task(store=store, try_number=2):
+        Connection.get("warehouse")
+        eventually(lambda: len(roles(postgres)) == 1 and roles(postgres) != left)
+
+
+@pytest.mark.parametrize(
+    "lease",
+    [
+        {},
+        {"path": 7},
+        {"path": "../sys/seal"},
+        {"path": "sys/leases"},
+        {"path": "database"},
+        {"path": "a b/c"},
+        {"path": "database/creds/etl", "tll": 5},
+        {"path": "database/creds/etl", "ttl": "soon"},
+        {"path": "database/creds/etl", "fields": {"login": "nothing"}},
+    ],
+    ids=str,
+)
+def test_a_malformed_lease_fails_loudly(
+    vault: LocalVault, make_backend: MakeBackend, task: Task, lease: Any
+) -> None:
+    vault.write("secret/connections/a", {**DOCUMENT, "lease": lease})
+    with task(), pytest.raises(AirflowSecretsBackendAccessDenied, match="lease"):
+        make_backend().get_connection("a")
+
+
+def test_a_lease_that_vault_denies_or_cannot_give_is_told(vault: LocalVault, task: Task) -> None:
+    vault.policy("airflow", {"secret/data/connections/*": ["read"]})
+    with task(), pytest.raises(AirflowSecretsBackendAccessDenied, match='path "database/creds/etl"'):
+        Connection.get("warehouse")
+    with task("other"):
+        vault.seal()
+        with pytest.raises(AirflowSecretsBackendAccessDenied, match="sealed"):
+            Connection.get("warehouse")
