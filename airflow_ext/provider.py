@@ -117,28 +117,9 @@ def get_provider_info() -> dict[str, Any]:
                 "name": "contract_publish",
                 "class-name": "airflow_ext.decorators.contract.contract_publish_task",
             },
-        ],
-        "config": {
-            "airflow_ext": {
-                "description": "Settings of airflow-ext.",
-                "options": {
-                    "verdict_store_conn_id": {
-                        "description": (
-                            "Connection of the PostgreSQL or SQLite database that keeps the verdicts of contracts, "
-                            "so that several Airflows can share them. Empty: Airflow's own asset state."
-                        ),
-                        "version_added": "0.1.0",
-                        "type": "string",
-                        "example": "verdicts_db",
-                        "default": "",
-                    },
-                },
-            },
-        },
-        "connection-types": [_DLT_CONNECTION],
-        "task-decorators": [
             {"name": "vault_lease", "class-name": "airflow_ext.decorators.vault.vault_lease_task"},
         ],
+        "connection-types": [_DLT_CONNECTION],
         "secrets-backends": ["airflow_ext.secrets.vault.VaultBackend"],
         "cli": ["airflow_ext.cli.airflow_commands.get_commands"],
         "db-managers": ["airflow_ext.sla.ledger.manager.LedgerManager"],
@@ -146,6 +127,13 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_ext": {
                 "description": "Settings of airflow-ext.",
                 "options": {
+                    "verdict_store_conn_id": _option(
+                        "string",
+                        "",
+                        "Connection of the PostgreSQL or SQLite database that keeps the verdicts of contracts, so "
+                        "that several Airflows can share them. Empty: Airflow's own asset state.",
+                        example="verdicts_db",
+                    ),
                     "sla_tick_seconds": _option(
                         "integer",
                         "10",
