@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_ext.dbt.flags import KNOWN, DbtFlags
+from airflow_ext.dbt.process import level_of
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.dbt.runner import DbtEnd, DbtRun
 from airflow_ext.hooks.dbt import settings_of
@@ -52,7 +54,8 @@ class DbtOperator(BaseOperator):
     :param event_time_start: Begin of what microbatch models process, ``YYYY-MM-DD`` or ``YYYY-MM-DDTHH:MM:SS``
         in UTC (templated).
     :param event_time_end: Its end, not included (templated).
-    :param use_data_interval: Take both from the run's data interval instead.
+    :param use_data_interval: Take both from the run's data interval instead. A plain cron schedule has none in Airflow 3:
+        use ``CronDataIntervalTimetable``.
     :param store_failures: Keep the rows that fail tests in tables.
     :param warn_error: Treat dbt's warnings as errors.
     :param args: Further words for dbt, as on its command line (templated). They are visible in the UI: no secrets.
@@ -103,6 +106,10 @@ class DbtOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not isinstance(project, DbtProject):
+            raise TypeError(f"project={project!r}: give DbtProject(project_dir=...)")
+        if vars is not None and not isinstance(vars, Mapping):
+            raise TypeError(f"vars={vars!r}: give a mapping, such as {{'day': '{{{{ ds }}}}'}}")
         self.project = project
         self.select = select
         self.exclude = exclude
@@ -172,14 +179,17 @@ class DbtOperator(BaseOperator):
         """Return the flags of this run, from rendered arguments.
 
         :raises ValueError: If a rendered argument cannot be used.
+        :raises AirflowFailException: If the run has no data interval that could be used.
         """
         changes: dict[str, Any] = {"full_refresh": _truth("full_refresh", self.full_refresh)}
         if self.use_data_interval:
             start, end = context.get("data_interval_start"), context.get("data_interval_end")
             if start is None or end is None or start >= end:
-                raise ValueError(
-                    f"use_data_interval=True: this run's data interval is {start} to {end}; give event_time_start= "
-                    "and event_time_end= instead"
+                raise AirflowFailException(
+                    f"use_data_interval=True: this run's data interval is {start} to {end}, which is no time at all. "
+                    "A plain cron schedule has none in Airflow 3: use schedule=CronDataIntervalTimetable('@daily', "
+                    "timezone='UTC') or [scheduler] create_cron_data_intervals, or give event_time_start= and "
+                    "event_time_end= instead"
                 )
             changes["event_time_start"], changes["event_time_end"] = _utc(start), _utc(end)
         return self.flags(**changes)
@@ -212,10 +222,13 @@ class DbtOperator(BaseOperator):
             settings_of(self.project), command, flags=flags, words=words, only=only, batches=batches
         ) as run:
             self._run = run
-            end = run.run(on_log=self.log.info, on_node=on_node, on_tick=on_tick, tick=FLUSH_INTERVAL / 2)
+            end = run.run(on_log=self._log_line, on_node=on_node, on_tick=on_tick, tick=FLUSH_INTERVAL / 2)
             before_cleanup(end)
         self._warn(context, list(end.warnings))
         return end
+
+    def _log_line(self, line: str) -> None:
+        self.log.log(level_of(line), "%s", line)
 
     def _warn(self, context: Context, warnings: list[str]) -> None:
         from airflow.sdk.observability import stats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk.exceptions import AirflowFailException
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from airflow_ext.dbt.flags import DbtFlags
     from airflow_ext.dbt.index import DbtIndex
+    from airflow_ext.dbt.results import NodeRecord
     from airflow_ext.dbt.runner import DbtEnd
 
 log = logging.getLogger(__name__)
@@ -68,32 +69,41 @@ class DbtNodesOperator(DbtOperator):
         flags = self.run_flags(context)
         board = self._board(context)
         only = board.remaining() if board.records else None
-        if only is not None:
-            self.log.info("Going on with the %d ids that an earlier try left", len(only))
         last = ti.try_number > ti.max_tries
         writer = Writer(board, lambda: self._publish(context, board, last=last, ended=False))
         writer.write()
-        try:
-            good = self._build(context, board, flags, only=only, on_tick=writer.tick)
-        except BaseException:
-            # Whoever waits shall see how far a build came that broke.
-            writer.write_if_possible()
-            raise
+        if board.ended:
+            self.log.info("dbt came to its end in an earlier try, which broke after that")
+            good = True
+        else:
+            if only is not None:
+                self.log.info("Going on with the %d ids that an earlier try left", len(only))
+            try:
+                good = self._build(context, board, flags, only=only, writer=writer)
+            except BaseException:
+                # Whoever waits shall see how far a build came that broke.
+                writer.write_if_possible()
+                raise
         writer.write()
         self._report(board)
         if not good and not last and board.worth_retrying():
             raise self._error(board)
-        context["task_state_store"].set(STORE_KEY, self._stored(board, over=True))
         if not good:
             self._end_badly(board)
         self._emit(context, board)
         self._publish(context, board, last=last, ended=True)
 
-    def new_board(self, records: Any = None, index: DbtIndex | None = None) -> NodeBoard:
+    def new_board(
+        self, records: Any = None, index: DbtIndex | None = None, *, ended: bool = False
+    ) -> NodeBoard:
         """Return a board for this command."""
-        without = TESTS if self.tests == "none" else ()
         return NodeBoard(
-            index, records, command=self.command, without=without, keep_failed_tests=not self.test_retries
+            index,
+            records,
+            command=self.command,
+            without=TESTS if self.tests == "none" else (),
+            keep_failed_tests=not self.test_retries,
+            ended=ended,
         )
 
     def _build(
@@ -103,16 +113,19 @@ class DbtNodesOperator(DbtOperator):
         flags: DbtFlags,
         *,
         only: Sequence[str] | None,
-        on_tick: Callable[[], None],
+        writer: Writer,
         whole: bool = True,
     ) -> bool:
         begun, earlier = time.time(), dict(board.records)
 
         def at_end(end: DbtEnd) -> None:
-            self._keep_artifacts(context, board, end, merge=only is not None, whole=whole)
+            # Whoever waits for the nodes need not wait for other servers, and a try that dies now leaves nothing to do.
+            board.ended = end.success and whole
+            writer.write_if_possible()
+            self._keep_artifacts(
+                context, board, end, earlier=earlier if only is not None else None, whole=whole
+            )
             if board.index is not None:
-                # Whoever waits for the nodes need not wait until a lineage server has answered.
-                on_tick()
                 ran = {name: one for name, one in board.records.items() if earlier.get(name) is not one}
                 emit_lineage(
                     context,
@@ -130,26 +143,51 @@ class DbtNodesOperator(DbtOperator):
             only=only,
             batches=dict(board.batches),
             on_node=board.add,
-            on_tick=on_tick,
+            on_tick=writer.tick,
             before_cleanup=at_end,
         )
         return end.success
 
     def _keep_artifacts(
-        self, context: Context, board: NodeBoard, end: DbtEnd, *, merge: bool, whole: bool
+        self,
+        context: Context,
+        board: NodeBoard,
+        end: DbtEnd,
+        *,
+        earlier: Mapping[str, NodeRecord] | None,
+        whole: bool,
     ) -> None:
         if self.project.artifacts is None:
             return
-        root = str(self.project.artifacts)
-        run_id = str(context["dag_run"].run_id)
-        place = place_of(root, dag_id=self.dag_id, run_id=run_id, task_id=self.task_id)
-        keep_run(end.target, place, merge=merge)
-        self.log.info("run_results.json and manifest.json are kept in %s", place)
-        bare = self.select is None and self.exclude is None and self.selector is None
-        if end.success and whole and bare and self.command == "build":
-            # What others defer to must have been built as a whole.
-            name = board.index.project if board.index is not None else self.project.project_dir.name
-            keep_run(end.target, latest_of(root, project=name, target=self.project.target), merge=False)
+        root, ti = str(self.project.artifacts), context["ti"]
+        place = place_of(
+            root,
+            dag_id=self.dag_id,
+            run_id=str(context["dag_run"].run_id),
+            task_id=self.task_id,
+            map_index=getattr(ti, "map_index", -1),
+        )
+        try:
+            keep_run(end.target, place, earlier=earlier)
+            self.log.info("run_results.json and manifest.json are kept in %s", place)
+            if end.success and whole and self._is_whole(board):
+                # What others defer to must have been built as a whole.
+                name = board.index.project if board.index is not None else self.project.project_dir.name
+                latest = latest_of(root, project=name, target=self.project.target)
+                keep_run(end.target, latest, results=place)
+        except Exception:
+            from airflow.sdk.observability import stats
+
+            # What was built is built: a store in trouble must not cost it a retry, nor its events.
+            stats.incr("airflow_ext.dbt.artifacts_lost")
+            self.log.exception("What dbt left could not be kept in %s; going on", place)
+
+    def _is_whole(self, board: NodeBoard) -> bool:
+        """Tell whether all of the project was built with all of its rows."""
+        parts = (self.select, self.exclude, self.selector, self.sample, self.event_time_start)
+        reduced = self.empty or self.defer_to_state or self.use_data_interval or self.tests == "none"
+        default = board.index.default_selector if board.index is not None else ""
+        return self.command == "build" and all(part is None for part in parts) and not reduced and not default
 
     def _refuse_second(self, context: Context) -> None:
         ti = context["ti"]
@@ -166,15 +204,16 @@ class DbtNodesOperator(DbtOperator):
         except InvalidProjectError as exc:
             self.log.info("Without an index a retry runs everything: %s", exc)
             return self.new_board()
-        stored = context["task_state_store"].get(STORE_KEY) if context["ti"].try_number > 1 else None
-        if not isinstance(stored, dict) or stored["over"]:
-            # A finished build was cleared: that asks for a new one.
+        ti = context["ti"]
+        stored = context["task_state_store"].get(STORE_KEY) if ti.try_number > 1 else None
+        if not isinstance(stored, dict) or stored.get("max_tries") != ti.max_tries:
+            # Clearing a task gives it more tries than it had: that asks for a new build, a retry does not.
             return self.new_board(index=index)
         if index is not None and stored["manifest"] != index.key:
             self.log.info("The project's manifest has changed since the last try: everything is run")
             return self.new_board(index=index)
-        board = self.new_board(unpacked(str(stored["records"])), index)
-        if board.remaining():
+        board = self.new_board(unpacked(str(stored["records"])), index, ended=bool(stored["ended"]))
+        if board.ended or board.remaining():
             return board
         # dbt runs hooks only around nodes, so that with none left to run they would not be made up for.
         self.log.info("Nothing is left but dbt or one of its hooks did not end well: everything is run")
@@ -192,16 +231,17 @@ class DbtNodesOperator(DbtOperator):
             indirect_selection=self.indirect_selection,
         )
 
-    def _stored(self, board: NodeBoard, *, over: bool) -> dict[str, Any]:
+    def _stored(self, context: Context, board: NodeBoard) -> dict[str, Any]:
         return {
             "manifest": board.index.key if board.index is not None else "",
-            "over": over,
-            "records": "" if over else board.packed(),
+            "max_tries": context["ti"].max_tries,
+            "ended": board.ended,
+            "records": board.packed(),
         }
 
     def _publish(self, context: Context, board: NodeBoard, *, last: bool, ended: bool) -> None:  # noqa: ARG002  # for subclasses
         if not ended:
-            context["task_state_store"].set(STORE_KEY, self._stored(board, over=False))
+            context["task_state_store"].set(STORE_KEY, self._stored(context, board))
 
     def _report(self, board: NodeBoard) -> None:
         from airflow.sdk.observability import stats

@@ -134,8 +134,9 @@ class DbtOnceOperator(DbtOperator):
             dag_id=self.dag_id,
             run_id=str(context["dag_run"].run_id),
             task_id=self.task_id,
+            map_index=getattr(context["ti"], "map_index", -1),
         )
-        keep_run(end.target, place, merge=False)
+        keep_run(end.target, place)
         self.log.info("What dbt left is kept in %s", place)
 
 

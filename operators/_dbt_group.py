@@ -11,12 +11,15 @@ from airflow.sdk import AssetAlias
 
 from airflow_ext.dbt.flags import DbtFlags
 from airflow_ext.dbt.results import NodeBoard
+from airflow_ext.exceptions import DbtFailedError
+from airflow_ext.hooks.dbt import SourceState
 from airflow_ext.operators._dbt_build import TESTS, DbtBuildOperator, TestsShown, Writer
 from airflow_ext.triggers.dbt import NODES_KEY
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
+    from airflow_ext.dbt.index import DbtIndex
     from airflow_ext.dbt.results import Outcome
     from airflow_ext.dbt.units import DbtUnit
 
@@ -94,7 +97,7 @@ class DbtGroupBuildOperator(DbtBuildOperator):
         only = [unique_id for unique_id in board.work() if unique_id in wanted]
         writer.write()
         if only:
-            super()._build(context, board, flags, only=only, on_tick=writer.tick, whole=False)
+            super()._build(context, board, flags, only=only, writer=writer, whole=False)
         self._report(board)
         publish(board, board.outcomes(units, over=True), True)
         return board
@@ -106,22 +109,47 @@ class DbtGroupBuildOperator(DbtBuildOperator):
         flags: DbtFlags,
         *,
         only: Sequence[str] | None,
-        on_tick: Callable[[], None],
+        writer: Writer,
         whole: bool = True,
     ) -> bool:
-        if self.source_freshness:
+        if self._judged_sources:
             self._check_sources(context, board, flags)
-        return super()._build(context, board, flags, only=only, on_tick=on_tick, whole=whole)
+        return super()._build(context, board, flags, only=only, writer=writer, whole=whole)
+
+    @property
+    def _judged_sources(self) -> list[str]:
+        """Ids of the shown sources whose freshness is checked."""
+        if not self.source_freshness:
+            return []
+        return [node.unique_id for unit in self.units for node in unit.nodes if node.freshness]
+
+    def new_board(
+        self, records: Any = None, index: DbtIndex | None = None, *, ended: bool = False
+    ) -> NodeBoard:
+        """Return a board that waits for the freshness of sources, too."""
+        board = super().new_board(records, index, ended=ended)
+        board.awaited = frozenset(self._judged_sources)
+        return board
 
     def _check_sources(self, context: Context, board: NodeBoard, flags: DbtFlags) -> None:
-        shown = {node.unique_id for unit in self.units for node in unit.nodes if node.kind == "source"}
+        judged = self._judged_sources
 
         def on_node(message: Mapping[str, Any]) -> None:
-            if message["id"] in shown:
-                board.add(message)
+            if message["id"] in judged:
+                # It has rows, and dbt says by a word alone how fresh they are.
+                board.add({**message, "rows": None, "message": SourceState.of(message).told})
 
-        asked = DbtFlags(vars=flags.vars, threads=flags.threads)
-        self.run_dbt(context, asked, command="source freshness", on_node=on_node)
+        asked = DbtFlags(
+            vars=flags.vars,
+            threads=flags.threads,
+            select=[f"source:{name.partition('.')[2]}" for name in judged],
+        )
+        try:
+            self.run_dbt(context, asked, command="source freshness", on_node=on_node)
+        except DbtFailedError as exc:
+            self.log.exception("The freshness of sources could not be checked; the build goes on")
+            for name in judged:
+                board.add({"id": name, "status": "runtime error", "message": str(exc)})
 
     def _publish(self, context: Context, board: NodeBoard, *, last: bool, ended: bool) -> None:
         super()._publish(context, board, last=last, ended=ended)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.sdk import BaseOperator, TaskGroup
@@ -72,6 +74,10 @@ _OF_THE_BUILD = frozenset(
 )
 
 
+_OF_A_RUN = re.compile(r"(?:^|[\s,+@\d])(?:state|result|source_status):")
+_OF_TASK_GROUPS = frozenset(inspect.signature(TaskGroup.__init__).parameters)
+
+
 class DbtTaskGroup(TaskGroup):
     """A dbt project as a task group: ``build`` runs dbt once, each node has a task, ``done`` is the end.
 
@@ -126,7 +132,13 @@ class DbtTaskGroup(TaskGroup):
         **kwargs: Any,
     ) -> None:
         build = {name: kwargs.pop(name) for name in _OF_THE_BUILD.intersection(kwargs)}
+        _check_arguments(group_id, project, kwargs)
         super().__init__(group_id=group_id, **kwargs)
+        if next(self.iter_mapped_task_groups(), None) is not None:
+            raise ValueError(
+                f"DbtTaskGroup({group_id!r}) stands in a mapped task group: what is drawn must be known when the DAG is "
+                "parsed; use DbtBuildOperator there"
+            )
         selection: dict[str, Any] = {
             "select": select,
             "exclude": exclude,
@@ -137,6 +149,10 @@ class DbtTaskGroup(TaskGroup):
             if "{{" in str(value) or "{%" in str(value):
                 raise ValueError(
                     f"{name}={value!r}: it draws the group, so it cannot be a template; use DbtBuildOperator"
+                )
+            if _OF_A_RUN.search(" ".join([value] if isinstance(value, str) else map(str, value or ()))):
+                raise ValueError(
+                    f"{name}={value!r}: what it selects depends on a run, so it cannot draw a group; use DbtBuildOperator"
                 )
         units = units_of(
             project.index(**selection),
@@ -184,6 +200,19 @@ class DbtTaskGroup(TaskGroup):
                 **common,
             )
         return tasks
+
+
+def _check_arguments(group_id: str, project: Any, others: Mapping[str, Any]) -> None:
+    if not isinstance(project, DbtProject):
+        raise TypeError(
+            f"project={project!r} of DbtTaskGroup({group_id!r}): give DbtProject(project_dir=...)"
+        )
+    unknown = sorted(set(others) - _OF_TASK_GROUPS)
+    if unknown:
+        raise TypeError(
+            f"DbtTaskGroup({group_id!r}) takes no {', '.join(unknown)}: arguments of tasks, such as retries, go into "
+            "default_args={...}; docs/from-cosmos.md has what to write for each argument of Cosmos"
+        )
 
 
 def _link(above: Sequence[BaseOperator], below: BaseOperator) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,9 +30,11 @@ __all__ = ["DbtIndex", "DbtNode", "DbtTest", "cache_dir", "content_key", "load_i
 
 log = logging.getLogger(__name__)
 
-INDEX_VERSION = 3
-KEPT = 50
-"""Indexes kept in the cache folder: each new content of a manifest makes one."""
+INDEX_VERSION = 4
+KEPT_DAYS = 30
+"""Days after which an index that nobody read is removed: each new content of a manifest makes one."""
+
+_DAY = 86_400.0
 
 _T = TypeVar("_T")
 
@@ -206,8 +209,15 @@ def missing_manifest(source: str, remedy: str) -> InvalidProjectError:
 
 
 def _cached(cache: Path, key: str) -> DbtIndex | None:
-    index = _decode(cache / f"{key}.idx", DbtIndex)
-    return index if index is not None and index.version == INDEX_VERSION else None
+    path = cache / f"{key}.idx"
+    index = _decode(path, DbtIndex)
+    if index is None or index.version != INDEX_VERSION:
+        return None
+    # Its time tells when it was last of use; noted once a day. The cache may belong to somebody else.
+    with suppress(OSError):
+        if path.stat().st_mtime < time.time() - _DAY:
+            os.utime(path)
+    return index
 
 
 def _decode(path: Path, kind: type[_T]) -> _T | None:
@@ -226,11 +236,9 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _prune(cache: Path) -> None:
-    made: list[tuple[float, Path]] = []
-    for path in cache.glob("*.idx"):
-        # Another process may prune at the same time.
+    oldest = time.time() - KEPT_DAYS * _DAY
+    for path in (*cache.glob("*.idx"), *cache.glob("*.ref")):
+        # Another process may prune at the same time; what points to a manifest is made anew when it is asked for.
         with suppress(OSError):
-            made.append((path.stat().st_mtime, path))
-    for _, path in sorted(made, reverse=True)[KEPT:]:
-        with suppress(OSError):
-            path.unlink()
+            if path.stat().st_mtime < oldest:
+                path.unlink()

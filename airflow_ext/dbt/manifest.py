@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
+from urllib.parse import quote
 
 import msgspec
 
@@ -223,6 +224,9 @@ class _Graph:
         return labels_of(ranked)
 
 
+_ASCII = "".join(map(chr, range(0x20, 0x7F)))
+
+
 def _topological(resources: dict[str, _Resource], *, source: str) -> list[str]:
     graph = {
         unique_id: [parent for parent in resource.depends_on.nodes if parent in resources]
@@ -262,9 +266,9 @@ def _plain_name(resource: _Resource) -> str:
 
 
 def _asset_name(resource: _Resource, project: str) -> str:
-    """Return a name that depends on nothing but the node: other DAGs refer to it."""
+    """Return a name that depends on nothing but the node: other DAGs refer to it. Airflow takes only ASCII."""
     package = "" if resource.package_name == project else f"{resource.package_name}/"
-    return f"dbt/{project}/{package}{_versioned_name(resource)}"
+    return quote(f"dbt/{project}/{package}{_versioned_name(resource)}", safe=_ASCII)
 
 
 def _versioned_name(resource: _Resource) -> str:

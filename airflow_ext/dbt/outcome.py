@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ GOOD = frozenset({"success", "pass", "warn", "skipped", "reused", "no-op"})
 
 COMPILED_LIMIT = 20_000
 """Characters kept of a node's SQL."""
+
+FAILED_BATCHES = "failed batches: "
+BATCHES = 10
+"""Failed batches that are named."""
 
 WARNINGS = 200
 WARNING_LIMIT = 1_000
@@ -149,7 +153,11 @@ class RunReader:
             return record
         if test and node.relation_name:
             record["relation"] = node.relation_name
-        if bad and (sql := self._compiled(unique_id, node)):
+        failed = [str(start) for start, *_ in (record.get("batches") or {}).get("failed", ())]
+        if failed and FAILED_BATCHES not in record.get("message", ""):
+            shown = ", ".join(failed[:BATCHES]) + (" and more" if len(failed) > BATCHES else "")
+            record["message"] = f"{record.get('message', '')}\n{FAILED_BATCHES}{shown}".strip()
+        if bad and (sql := self._compiled(unique_id, node, failed)):
             record["compiled"] = sql
         return record
 
@@ -168,18 +176,27 @@ class RunReader:
             self._nodes = {**manifest.nodes, **manifest.unit_tests}
         return self._nodes.get(unique_id)
 
-    def _compiled(self, unique_id: str, node: _Node) -> str:
+    def _compiled(self, unique_id: str, node: _Node, failed_batches: Sequence[str]) -> str:
         place = self.target / "compiled" / node.package_name / node.original_file_path
         path = Path(node.path)
         candidates = [place if path.name == place.name else place / path]
         if unique_id.startswith("unit_test."):
             candidates = [place / "models" / f"{unique_id.rpartition('.')[2]}.sql"]
-        # A microbatch has a file for each batch.
-        candidates += sorted((place.parent / place.stem).glob(f"{place.stem}_*{place.suffix}"))[:1]
+        # A microbatch has a file for each batch, named after its start; until the results are there it is not known
+        # which of them failed.
+        batches = sorted((place.parent / place.stem).glob(f"{place.stem}_*{place.suffix}"))
+        digits = re.sub(r"\D", "", failed_batches[0]) if failed_batches else ""
+        candidates += [path for path in batches if digits.startswith(re.sub(r"\D", "", _batch(path, place)))][
+            :1
+        ]
         for candidate in candidates:
             if candidate.is_file():
                 return _cut(candidate.read_text(encoding="utf-8", errors="replace").strip())
         return ""
+
+
+def _batch(path: Path, of: Path) -> str:
+    return path.stem.removeprefix(f"{of.stem}_")
 
 
 def told_well(problem: str) -> str:
@@ -190,6 +207,8 @@ def told_well(problem: str) -> str:
     if missing := _NO_ADAPTER.search(problem):
         adapter = missing["type"]
         return f'{problem.strip()}\nThe profile is of type {adapter!r}; where dbt runs: pip install "dbt-{adapter}"'
+    if "Could not find profile named" in problem:
+        return f"{problem.strip()}\nGive DbtProject(profile_conn_id=...), or profiles_dir= with your profiles.yml"
     return problem
 
 

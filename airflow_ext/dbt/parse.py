@@ -17,7 +17,7 @@ from typing import Any
 from airflow_ext.dbt.index import DbtIndex, content_key
 from airflow_ext.dbt.locations import beside, write
 from airflow_ext.dbt.manifest import read_index
-from airflow_ext.dbt.process import QUIET
+from airflow_ext.dbt.process import QUIET, Scrubber
 from airflow_ext.dbt.profiles import ADAPTERS, Profile, placeholder_profile, profile_name
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.dbt.selection import (
@@ -197,6 +197,10 @@ class _Dbt:
                 f"dbt could not parse {self.project.project_dir}:\n{self._explained(answer['problem'])}",
                 source=str(self.project.project_dir),
             )
+        scrub = Scrubber(self._env)
+        for listed in answer["listed"]:
+            if "problem" in listed:
+                listed["problem"] = scrub(listed["problem"])
         found = [(one, _listed(listed)) for one, listed in zip(selections, answer["listed"], strict=True)]
         if "default" in answer:
             found.append((Selection(), _listed(answer["default"])))
@@ -263,7 +267,9 @@ class _Dbt:
         return done.returncode, "\n".join(said)
 
     def _explained(self, problem: str) -> str:
-        text = _COLOURS.sub("", problem).strip()
+        text = Scrubber(self._env)(_COLOURS.sub("", problem).strip())
+        if "Could not find profile named" in text:
+            return f"{text}\nthere is no such profile: add --adapter NAME to parse without one, or --profiles-dir"
         missing = re.search(r"Could not find adapter type (\w+)", text)
         if missing is None:
             return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import re
@@ -30,6 +31,9 @@ QUIET = {
 JSON_LOG = ("--log-format", "json", "--log-level", "debug")
 """What makes a dbt of another environment tell of its nodes; they are events of level debug."""
 
+SECRETS = "DBT_ENV_SECRET"
+"""How the names of variables begin that dbt keeps secret."""
+
 _OURS = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
 """Variables that would give a program of another environment the modules of this one."""
 
@@ -37,6 +41,42 @@ _TIME = re.compile(r"^\d\d:\d\d:\d\d {0,2}")
 """Time of day before dbt's log lines; a task log has its own."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+_ERROR = re.compile(
+    r"\d+ of \d+ (ERROR|FAIL)\b|(\w+ )?Error in |Failure in |Encountered an error|Unhandled error|\[ERROR\]"
+    r"|Completed with [1-9]\d* error"
+)
+_WARNING = re.compile(
+    r"\d+ of \d+ (WARN|PARTIAL SUCCESS)\b|Warning in |\[WARNING\]|Completed with [1-9]\d* partial"
+)
+
+
+def level_of(line: str) -> int:
+    """Return the level of a line of dbt's log, which tells it by its words alone.
+
+    :param line: The line, without its time.
+    :return: A level of :mod:`logging`.
+    """
+    return logging.ERROR if _ERROR.match(line) else logging.WARNING if _WARNING.match(line) else logging.INFO
+
+
+class Scrubber:
+    """Take dbt's secrets out of texts: dbt does so in its log, but not in the error that ends it.
+
+    :param env: The environment of dbt; its secrets are the variables that begin with ``DBT_ENV_SECRET``.
+    """
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        secrets = {value for name, value in env.items() if name.startswith(SECRETS) and value.strip()}
+        # In a line of JSON quotes and the like are escaped.
+        secrets |= {json.dumps(value)[1:-1] for value in secrets}
+        self._secrets = sorted(secrets, key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        """Return the text with stars for each secret."""
+        for secret in self._secrets:
+            text = text.replace(secret, "*****")
+        return text
 
 
 class DbtProcess:
@@ -65,6 +105,7 @@ class DbtProcess:
         self._events = EventReader(self._messages.put)
         self._levels = {"info", "warn", "error", *(["debug"] if debug else [])}
         environment = {**os.environ, **QUIET, **env}
+        self._scrub = Scrubber(environment)
         if executable is not None:
             for name in _OURS:
                 environment.pop(name, None)
@@ -181,15 +222,15 @@ class DbtProcess:
         for line in stream:
             # Only a killed child leaves a broken last line.
             with contextlib.suppress(ValueError):
-                self._messages.put(json.loads(line))
+                self._messages.put(json.loads(self._scrub(line.decode(errors="replace"))))
 
     def _read_log(self, stream: IO[bytes]) -> None:
         for line in stream:
-            self._log(_TIME.sub("", line.decode(errors="replace")))
+            self._log(_TIME.sub("", self._scrub(line.decode(errors="replace"))))
 
     def _read_json(self, stream: IO[bytes]) -> None:
         for line in stream:
-            text = line.decode(errors="replace")
+            text = self._scrub(line.decode(errors="replace"))
             try:
                 event = json.loads(text)
                 info, data = event["info"], event.get("data") or {}

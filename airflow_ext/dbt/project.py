@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from airflow_ext.dbt.index import DbtIndex, DbtNode, cache_dir, load_index, missing_manifest
 from airflow_ext.dbt.locations import beside, local_copy, place_of
 from airflow_ext.dbt.manifest import read_index
+from airflow_ext.dbt.process import SECRETS
 from airflow_ext.dbt.selection import SUFFIX, Answers, Selection, Terms, decode_answers, find_selected
+from airflow_ext.exceptions import InvalidProjectError
 
 PORTS = {"postgres": 5432, "mysql": 3306, "trino": 8080}
 """Ports that Airflow's asset URIs and OpenLineage always spell out."""
@@ -37,10 +40,12 @@ class DbtProject:
     :param namespace: OpenLineage's namespace of the warehouse, such as ``postgres://warehouse:5432``,
         ``snowflake://org-account``, ``bigquery`` or ``duckdb:///data/warehouse.duckdb``: assets then have the URI
         of their dataset. ``None`` means that they have only their name.
+    :param env: Further environment variables of dbt, for ``env_var()``, the same for each run and visible in the DAG's code.
+        Secrets belong into the connection.
     :param artifacts: Folder or URL where each DAG run's ``run_results.json`` and manifest are kept; ``None`` keeps
         none.
     :raises ValueError: If both a connection and a profiles folder are given, a schema without a connection, a
-        namespace that is none, or a URL with a password.
+        namespace that is none, a URL with a password, or a template where none is rendered.
     """
 
     def __init__(
@@ -55,7 +60,9 @@ class DbtProject:
         executable: str | Path | None = None,
         namespace: str | None = None,
         artifacts: str | Path | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
+        _check_texts(profile_conn_id=profile_conn_id, target=target, schema=schema)
         if profile_conn_id is not None and profiles_dir is not None:
             raise ValueError(
                 f"profile_conn_id={profile_conn_id!r} and profiles_dir={str(profiles_dir)!r}: "
@@ -72,6 +79,7 @@ class DbtProject:
         self.executable = _command(executable)
         self.namespace = _namespace(namespace)
         self.artifacts = place_of(artifacts, argument="artifacts") if artifacts else None
+        self.env = _environment(env)
 
     def __repr__(self) -> str:
         return f"DbtProject(project_dir={str(self.project_dir)!r})"
@@ -85,10 +93,11 @@ class DbtProject:
         """The command that makes the manifest of this project."""
         return self.remedy_for(Selection())
 
-    def remedy_for(self, selection: Selection) -> str:
+    def remedy_for(self, selection: Selection, *, adapter: str = "") -> str:
         """Return the command that makes the manifest and resolves a selection with it.
 
         :param selection: The selection.
+        :param adapter: The adapter of an earlier manifest, if there is one.
         """
         command = ["airflow-ext", "dbt", "index", str(self.project_dir)]
         if self.profile_conn_id is None and self.profiles_dir != self.project_dir:
@@ -105,7 +114,7 @@ class DbtProject:
         if self.schema is not None:
             command += ["--schema", self.schema]
         database = " --database DATABASE" if self.namespace is not None else ""
-        return f"{shlex.join(command)} --adapter ADAPTER{database}"
+        return f"{shlex.join(command)} --adapter {adapter or 'ADAPTER'}{database}"
 
     def index(
         self,
@@ -129,12 +138,16 @@ class DbtProject:
         index = self.whole_index()
         if selection.bare and not index.default_selector:
             return index
+        answers = self.answers()
+        if isinstance(self.manifest, str) and not any(answer.manifest == index.key for answer in answers):
+            # Manifest and answers are looked for at different times: the answers may be those of the manifest before.
+            answers = self.answers(fresh=True)
         return find_selected(
             index,
             selection,
-            self.answers(),
+            answers,
             source=str(self.manifest),
-            remedy=self.remedy_for(selection),
+            remedy=self.remedy_for(selection, adapter=index.adapter),
         )
 
     def answers(self, *, fresh: bool = False) -> tuple[Answers, ...]:
@@ -157,6 +170,13 @@ class DbtProject:
         :raises InvalidProjectError: If there is no usable manifest.
         """
         if isinstance(self.manifest, Path):
+            if not self.manifest.exists() and not self.project_dir.is_dir():
+                raise InvalidProjectError(
+                    f"project_dir={str(self.project_dir)!r} is no folder here, and there is no manifest at "
+                    f"{self.manifest}; a relative path begins at the process' working directory, so build it "
+                    "from Path(__file__).parent",
+                    source=str(self.project_dir),
+                )
             return load_index(self.manifest, read=read_index, remedy=self.remedy)
         copy = local_copy(self.manifest, cache=cache_dir(), fresh=fresh)
         if copy is None:
@@ -175,7 +195,9 @@ class DbtProject:
             return node.asset, None
         # OpenLineage's namespace has no authority here, Airflow's URI begins with the project.
         root = "bigquery:/" if self.namespace == "bigquery" else self.namespace
-        return node.asset, "/".join([root, *(re.sub(r"[%/?#\s]", _escaped, part) for part in parts)])
+        return node.asset, "/".join(
+            [root, *(re.sub(r"[%/?#\s]|[^\x00-\x7f]", _escaped, part) for part in parts)]
+        )
 
     def dataset(self, node: DbtNode) -> tuple[str, str] | None:
         """Return OpenLineage's namespace and name of a node's dataset; ``None`` where :meth:`asset` has no URI.
@@ -195,6 +217,28 @@ class DbtProject:
             return []
         # Some warehouses have no database above the schema; OpenLineage leaves the part out, too.
         return [part for part in (database, schema, identifier) if part]
+
+
+def _check_texts(**values: str | None) -> None:
+    for name, value in values.items():
+        if value is not None and ("{{" in value or "{%" in value):
+            raise ValueError(
+                f"{name}={value!r}: the project is the same for all runs, so it cannot be a template; use vars= of the "
+                "group or operator for what depends on the run"
+            )
+
+
+def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
+    if env is None:
+        return {}
+    if not isinstance(env, Mapping) or not all(
+        isinstance(part, str) for pair in env.items() for part in pair
+    ):
+        raise TypeError("env must be a mapping of texts to texts, such as {'DBT_SCHEMA': 'marts'}")
+    for name in env:
+        if name.startswith(SECRETS):
+            raise ValueError(f"env has {name!r}: what is written in a DAG is no secret; use profile_conn_id=")
+    return dict(env)
 
 
 def _command(executable: str | Path | None) -> str | None:
@@ -227,4 +271,4 @@ def _namespace(namespace: str | None) -> str | None:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    return f"%{ord(found.group()):02X}"
+    return quote(found.group(), safe="")

@@ -90,6 +90,7 @@ class NodeBoard:
     :param command: dbt's command, which decides what there is to do.
     :param without: Kinds that are not run, such as ``test``.
     :param keep_failed_tests: Failed tests of earlier tries stand, and what is below them is not run.
+    :param ended: dbt came to a good end in an earlier try: all records stand, there is nothing left for it to do.
     """
 
     def __init__(
@@ -100,14 +101,18 @@ class NodeBoard:
         command: str = "build",
         without: Iterable[str] = (),
         keep_failed_tests: bool = False,
+        ended: bool = False,
     ) -> None:
         self.index = index
+        self.ended = ended
+        self.awaited: frozenset[str] = frozenset()
+        """Ids that are not settled before something was told of them: sources whose freshness is checked."""
         self.keep_failed_tests = keep_failed_tests
         self._kinds = _KINDS_OF[command] - set(without)
         self.records: dict[str, NodeRecord] = {
             unique_id: record
             for unique_id, record in (records or {}).items()
-            if record["status"] in GOOD or (keep_failed_tests and _is_failed_test(unique_id, record))
+            if ended or record["status"] in GOOD or (keep_failed_tests and _is_failed_test(unique_id, record))
         }
         self.batches: dict[str, Mapping[str, Any]] = {
             unique_id: record["batches"]
@@ -141,7 +146,7 @@ class NodeBoard:
         return sorted(unique_id for unique_id, record in self.records.items() if record["status"] == "warn")
 
     def good(self) -> dict[str, dict[str, Any]]:
-        """Return the nodes that were really built and whose tests, as far as they ran, went well.
+        """Return the nodes that were really built and whose tests went well; tests that were skipped say nothing.
 
         :return: By id what is known of the build: ``started``, ``seconds``, ``rows``, ``bytes``, and ``tests`` as counts
             by status.
@@ -149,6 +154,8 @@ class NodeBoard:
         found = {}
         for node in self.index.nodes if self.index is not None else ():
             if not node.runs or self._state(node, node.tests, over=True) != "success":
+                continue
+            if any(self._is_unsaid(test) for test in node.tests):
                 continue
             own = self.records.get(node.unique_id, NodeRecord())
             facts: dict[str, Any] = {name: value for name, value in own.items() if name in _FACTS}
@@ -266,6 +273,11 @@ class NodeBoard:
             test for node in self.index.nodes if node.unique_id in blocked for test in node.tests
         }
 
+    def _is_unsaid(self, test: str) -> bool:
+        """Tell whether a test that the command runs came to no verdict: it was skipped, or dbt stopped before it."""
+        status = self.records.get(test, {}).get("status", "skipped")
+        return status == "skipped" and test.split(".")[0] in self._kinds
+
     def _test_counts(self, tests: Iterable[str]) -> dict[str, int]:
         counts: dict[str, int] = {}
         for test in tests:
@@ -283,7 +295,7 @@ class NodeBoard:
         own = self.records.get(node.unique_id)
         status = own["status"] if own is not None else None
         results = [self.records[test]["status"] for test in tests if test in self.records]
-        if node.runs and status is None:
+        if status is None and (node.runs or (node.unique_id in self.awaited and not over)):
             return None
         if len(results) < len(tests) and not over and status not in BAD:
             return None
@@ -365,7 +377,7 @@ def describe(label: str, outcome: Outcome) -> str:
     for unique_id, status, started, seconds, rows, tests in lines:
         # A node that went well is failed by its tests.
         facts = [f"{unique_id}: {status if len(lines) > 1 else outcome['state']}"]
-        if started:
+        if started and status != "skipped":
             facts.append(f"started {started}, took {seconds or 0:.2f} s")
         if rows is not None:
             facts.append(f"{rows} rows")

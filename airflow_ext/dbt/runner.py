@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +30,8 @@ EXACT = frozenset({"build", "clone", "compile", "run", "seed", "snapshot", "test
 """Commands that can be told exact ids."""
 
 NO_FLAGS = DbtFlags()
+_PREFIX = "airflow-ext-dbt-"
+
 TAIL = 15
 """Log lines quoted when dbt broke without saying why."""
 
@@ -41,6 +46,7 @@ class RunSettings:
     :param target: Target of the profile; ``None`` means its default.
     :param executable: The ``dbt`` program of another environment, as a path or a name to look up; ``None`` means the
         dbt of this environment.
+    :param env: Further variables of dbt's environment.
     """
 
     project_dir: Path
@@ -48,6 +54,7 @@ class RunSettings:
     profile: Profile | None = None
     target: str | None = None
     executable: Path | str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,13 @@ class DbtRun:
                 f"project_dir={str(self.settings.project_dir)!r}: there is no such folder here",
                 source=str(self.settings.project_dir),
             )
-        self._folder = Path(tempfile.mkdtemp(prefix="airflow-ext-dbt-"))
+        if self.settings.profile is None and not self.settings.profiles_dir.is_dir():
+            raise InvalidProjectError(
+                f"profiles_dir={str(self.settings.profiles_dir)!r}: there is no such folder here",
+                source=str(self.settings.profiles_dir),
+            )
+        _sweep()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         return self
 
     def __exit__(
@@ -175,7 +188,10 @@ class DbtRun:
         partial_parse.lend(target)
         self._process = DbtProcess(
             arguments,
-            env=self.settings.profile.env if self.settings.profile is not None else {},
+            env={
+                **self.settings.env,
+                **(self.settings.profile.env if self.settings.profile is not None else {}),
+            },
             cwd=self.settings.project_dir,
             folder=target.parent,
             executable=self._executable,
@@ -250,6 +266,17 @@ class DbtRun:
         if self.flags.defer or self.command == "clone":
             words += ["--defer-state", str(state)]
         return words
+
+
+def _sweep() -> None:
+    """Remove what runs have left whose processes were all killed at once, with nobody there to clean up."""
+    yesterday = time.time() - 86_400
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}[0-9]*-*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        # It may be another user's, or another run may sweep at the same time.
+        with contextlib.suppress(OSError):
+            if folder.stat().st_mtime < yesterday and not Path(f"/proc/{owner}").exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_words(command: str, words: Sequence[str]) -> None:

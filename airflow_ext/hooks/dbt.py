@@ -45,6 +45,7 @@ def settings_of(project: DbtProject) -> RunSettings:
         profile=profile,
         target=project.target,
         executable=project.executable,
+        env=project.env,
     )
 
 
@@ -84,11 +85,16 @@ class SourceState:
             message=str(message.get("message") or ""),
         )
 
-    def __str__(self) -> str:
+    @property
+    def told(self) -> str:
+        """How fresh it is, in words."""
         if self.status == "runtime error":
-            return f"{self.unique_id}: {self.message or self.status}"
+            return self.message or self.status
         found = "has no rows" if self.age is None else f"newest data {_span(self.age)} old"
-        return f"{self.unique_id}: {self.status}, {found}" + (f"; {self.limits}" if self.limits else "")
+        return f"{self.status}, {found}" + (f"; {self.limits}" if self.limits else "")
+
+    def __str__(self) -> str:
+        return f"{self.unique_id}: {self.told}"
 
 
 def told_worst_first(states: Iterable[SourceState]) -> list[SourceState]:

@@ -42,17 +42,30 @@ def write_run(folder: Path, statuses: dict[str, str], *, elapsed: float, which: 
     return folder
 
 
+ONLY_A = {"a": {"status": "success"}}
+
+
+def test_what_a_killed_try_built_is_among_the_results(place: str, tmp_path: Path) -> None:
+    """It left no file; what is there is of an earlier build of the run, which was cleared."""
+    keep_run(write_run(tmp_path / "before", {"a": "success", "old": "success"}, elapsed=9), place)
+    known = {"a": {"status": "success", "seconds": 7.5, "started": "2026-01-01T00:00:00Z", "rows": 3}}
+    keep_run(write_run(tmp_path / "target", {"b": "success"}, elapsed=1), place, earlier=known)
+    assert statuses(place) == {"a": "success", "b": "success"}
+    first = read(place, "run_results.json")["results"][0]
+    assert (first["execution_time"], first["adapter_response"]) == (7.5, {"rows_affected": 3})
+    keep_run(tmp_path / "target", f"{place}-latest", results=place)
+    assert statuses(f"{place}-latest") == {"a": "success", "b": "success"}
+
+
 def statuses(place: str) -> dict[str, str]:
     return {each["unique_id"]: each["status"] for each in read(place, "run_results.json")["results"]}
 
 
 def test_the_tries_of_a_run_make_one_file(place: str, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    keep_run(
-        write_run(target, {"a": "success", "b": "error", "c": "skipped"}, elapsed=1.5), place, merge=True
-    )
+    keep_run(write_run(target, {"a": "success", "b": "error", "c": "skipped"}, elapsed=1.5), place)
     assert statuses(place) == {"a": "success", "b": "error", "c": "skipped"}
-    keep_run(write_run(target, {"b": "success", "c": "success"}, elapsed=2.0), place, merge=True)
+    keep_run(write_run(target, {"b": "success", "c": "success"}, elapsed=2.0), place, earlier=ONLY_A)
     assert statuses(place) == {"a": "success", "b": "success", "c": "success"}
     kept = read(place, "run_results.json")
     assert (kept["elapsed_time"], kept["metadata"]) == (3.5, {"n": 2.0})
@@ -61,16 +74,16 @@ def test_the_tries_of_a_run_make_one_file(place: str, tmp_path: Path) -> None:
 
 def test_without_merging_the_newest_run_is_kept_alone(place: str, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    keep_run(write_run(target, {"a": "success"}, elapsed=1), place, merge=False)
-    keep_run(write_run(target, {"b": "success"}, elapsed=2), place, merge=False)
+    keep_run(write_run(target, {"a": "success"}, elapsed=1), place)
+    keep_run(write_run(target, {"b": "success"}, elapsed=2), place)
     assert statuses(place) == {"b": "success"}
 
 
 def test_what_a_run_did_not_write_stays(place: str, tmp_path: Path) -> None:
     (first := tmp_path / "first").mkdir()
     (first / "sources.json").write_text('{"results": []}')
-    keep_run(first, place, merge=True)
-    keep_run(write_run(tmp_path / "second", {"a": "success"}, elapsed=1), place, merge=True)
+    keep_run(first, place, earlier={})
+    keep_run(write_run(tmp_path / "second", {"a": "success"}, elapsed=1), place, earlier={})
     assert read(place, "sources.json") == {"results": []}
     assert statuses(place) == {"a": "success"}
 
@@ -84,13 +97,13 @@ def test_a_file_that_is_no_result_is_replaced(
     place = tmp_path / "place"
     place.mkdir()
     (place / "run_results.json").write_text(before)
-    keep_run(write_run(tmp_path / "target", {"a": "success"}, elapsed=1), str(place), merge=True)
+    keep_run(write_run(tmp_path / "target", {"a": "success"}, elapsed=1), str(place), earlier={})
     assert statuses(str(place)) == {"a": "success"}
     assert "is no result of dbt and is replaced" in caplog.text
 
 
 def test_a_state_is_fetched_as_far_as_it_exists(place: str, tmp_path: Path) -> None:
-    keep_run(write_run(tmp_path / "target", {"a": "success"}, elapsed=1), place, merge=True)
+    keep_run(write_run(tmp_path / "target", {"a": "success"}, elapsed=1), place, earlier={})
     into = tmp_path / "run" / "state"
     fetch_state(f"{place}/", into)
     assert sorted(path.name for path in into.iterdir()) == ["manifest.json", "run_results.json"]
@@ -130,7 +143,7 @@ def test_hostile_ids_stay_below_the_root(tmp_path: Path, scheme: str) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "manifest.json").write_text("{}")
     place = place_of(f"{scheme}{tmp_path}/root", dag_id="..", run_id="../..", task_id="/etc")
-    keep_run(tmp_path / "target", place, merge=True)
+    keep_run(tmp_path / "target", place, earlier={})
     kept = next((tmp_path / "root").rglob("manifest.json"))
     assert kept.relative_to(tmp_path / "root").parts == (
         "runs",
@@ -150,6 +163,6 @@ def test_a_password_in_a_place_is_refused_without_telling_it(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("empty", ["root", "dag_id", "run_id", "task_id"])
 def test_an_empty_part_is_refused(empty: str) -> None:
-    parts = {"root": "/r", "dag_id": "d", "run_id": "r", "task_id": "t", empty: ""}
+    parts: dict[str, Any] = {"root": "/r", "dag_id": "d", "run_id": "r", "task_id": "t", empty: ""}
     with pytest.raises(ValueError, match=f"^{empty}=''"):
         place_of(parts.pop("root"), **parts)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from airflow_ext.dbt.index import KEPT, DbtIndex, DbtNode, load_index, write_atomically
+from airflow_ext.dbt.index import KEPT_DAYS, DbtIndex, DbtNode, load_index, write_atomically
 from airflow_ext.dbt.manifest import read_index
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.exceptions import InvalidProjectError
@@ -102,19 +102,21 @@ def test_a_manifest_that_is_a_folder_is_told(tmp_path: Path) -> None:
         DbtProject(project_dir=tmp_path, manifest=tmp_path).index()
 
 
-def test_only_the_newest_indexes_are_kept(tmp_path: Path) -> None:
+def test_an_index_that_nobody_read_for_long_is_removed_and_one_in_use_is_kept(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    for number in range(KEPT + 5):
-        path = tmp_path / f"{number}.json"
-        path.write_bytes(manifest(model(f"m{number}")))
+    for name in ("used", "unused", "new"):
+        if name == "new":
+            for made in cache.iterdir():
+                os.utime(made, (0, time.time() - (KEPT_DAYS + 1) * 86_400))
+            load_index(tmp_path / "used.json", read=refuse, remedy="-", cache=cache)
+        path = tmp_path / f"{name}.json"
+        path.write_bytes(manifest(model(name)))
         load_index(path, read=read_index, remedy="-", cache=cache)
-        for made in cache.glob("*.idx"):
-            # Older by the hour, so that the order does not hang on the clock's grain.
-            stat = made.stat()
-            os.utime(made, ns=(stat.st_atime_ns, stat.st_mtime_ns - 3_600_000_000_000))
-    assert len(list(cache.glob("*.idx"))) == KEPT
-    newest = tmp_path / f"{KEPT + 4}.json"
-    assert load_index(newest, read=refuse, remedy="-", cache=cache).nodes[0].name == f"m{KEPT + 4}"
+    kept = {
+        load_index(tmp_path / f"{name}.json", read=refuse, remedy="-", cache=cache).key
+        for name in ("used", "new")
+    }
+    assert {path.stem for path in cache.glob("*.idx")} == kept
 
 
 def test_five_thousand_nodes_are_read_from_the_cache_in_a_moment(tmp_path: Path) -> None:

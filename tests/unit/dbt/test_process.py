@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from airflow.sdk import Connection
 
-from airflow_ext.dbt.process import DbtProcess
+from airflow_ext.dbt.process import DbtProcess, level_of
 from airflow_ext.dbt.profiles import Profile, profile_from_connection
 from airflow_ext.dbt.runner import DbtRun, RunSettings
 from airflow_ext.exceptions import DbtFailedError
@@ -24,6 +25,23 @@ from tests.paths import ROOT
 
 DBT = Path(sys.executable).with_name("dbt")
 KINDS = [pytest.param(None, id="this environment"), pytest.param(DBT, id="executable")]
+
+
+LEVELS = {
+    "1 of 9 ERROR creating sql table model main.orders": logging.ERROR,
+    "12 of 40 FAIL 2 no_negative": logging.ERROR,
+    "Failure in test no_negative (models/x.yml)": logging.ERROR,
+    "Database Error in model orders (models/orders.sql)": logging.ERROR,
+    "Completed with 1 error, 0 partial successes, and 0 warnings:": logging.ERROR,
+    "3 of 9 WARN 1 accepted_values": logging.WARNING,
+    "Warning in test x (models/x.yml)": logging.WARNING,
+    "3 of 9 OK created sql table model main.error_log": logging.INFO,
+    "Done. PASS=9 WARN=0 ERROR=0": logging.INFO,
+}
+
+
+def test_lines_of_dbts_log_have_the_level_that_their_words_tell() -> None:
+    assert {line: level_of(line) for line in LEVELS} == LEVELS
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -8,9 +9,10 @@ import msgspec
 import pytest
 from airflow.sdk import Asset
 
-from airflow_ext.dbt import DbtProject
-from airflow_ext.dbt.index import DbtNode
+from airflow_ext.dbt import DbtProject, locations
+from airflow_ext.dbt.index import DbtNode, content_key
 from airflow_ext.dbt.locations import write
+from airflow_ext.dbt.manifest import read_index
 from airflow_ext.dbt.selection import Answers, Resolved, Selection, encode_answers
 from airflow_ext.exceptions import InvalidProjectError
 from tests.unit.dbt.conftest import Shelf
@@ -139,7 +141,7 @@ def test_the_remedy_asks_for_an_adapter_only_where_there_is_no_profile(tmp_path:
         pytest.param(
             "trino://t:8080",
             ("hive", "a/b", "50% größe?#"),
-            "trino://t:8080/hive/a%2Fb/50%25%20größe%3F%23",
+            "trino://t:8080/hive/a%2Fb/50%25%20gr%C3%B6%C3%9Fe%3F%23",
             ("trino://t:8080", "hive.a/b.50% größe?#"),
             id="what-would-break-a-uri",
         ),
@@ -188,6 +190,59 @@ def test_the_graph_comes_from_an_object_store(shelf: Shelf) -> None:
     shelf.down = True
     assert [node.name for node in project.index(select=["b"]).nodes] == ["b"]
     assert project.whole_index(fresh=True) == index
+
+
+def test_a_new_remote_manifest_is_not_met_with_the_answers_of_the_one_before(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest may be looked at anew when the answers were looked at a moment ago."""
+    clock = [1_000.0]
+    monkeypatch.setattr(locations, "time", SimpleNamespace(time=lambda: clock[0]))
+    url, beside = "memory://bucket/deploy/manifest.json", "memory://bucket/deploy/manifest.selections.json"
+    project = DbtProject(project_dir="/p", manifest=url)
+
+    def deploy(content: bytes) -> None:
+        answer = Resolved(Selection.of("b"), ("model.p.b",))
+        write(beside, encode_answers([Answers(content_key(content), (answer,))]))
+        write(url, content)
+
+    deploy(manifest(model("a"), model("b", "a")))
+    project.index()
+    clock[0] += 30
+    project.index(select="b")
+    clock[0] += 10
+    deploy(manifest(model("a"), model("b", "a"), model("c", "b")))
+    clock[0] += 21
+    assert len(project.index().nodes) == 3
+    assert [node.name for node in project.index(select="b").nodes] == ["b"]
+
+
+def test_names_that_are_no_ascii_become_assets_that_airflow_takes() -> None:
+    content = manifest(model("umsatz_größe"))
+    node = read_index(content, key="k", source="m").nodes[0]
+    assert node.asset == "dbt/p/umsatz_gr%C3%B6%C3%9Fe"
+    name, uri = DbtProject(project_dir="/p", namespace="postgres://h:5432").asset(node)
+    assert name.isascii()
+    assert uri is None or uri.isascii()
+
+
+@pytest.mark.parametrize("name", ["profile_conn_id", "target"])
+def test_a_template_in_a_project_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}='.*cannot be a template"):
+        DbtProject(project_dir="/p", **{name: "{{ params.x }}"})
+
+
+def test_the_environment_of_a_project_holds_texts_and_no_secrets() -> None:
+    assert DbtProject(project_dir="/p", env={"DBT_SCHEMA": "marts"}).env == {"DBT_SCHEMA": "marts"}
+    with pytest.raises(ValueError, match=r"DBT_ENV_SECRET_PW.*use profile_conn_id"):
+        DbtProject(project_dir="/p", env={"DBT_ENV_SECRET_PW": "x"})
+    with pytest.raises(TypeError, match="mapping of texts"):
+        DbtProject(project_dir="/p", env={"DAYS": 1})  # type: ignore[dict-item]  # that is the mistake
+
+
+def test_a_folder_that_is_not_there_is_called_that(tmp_path: Path) -> None:
+    with pytest.raises(InvalidProjectError, match="is no folder here"):
+        DbtProject(project_dir=tmp_path / "zzz").index()
 
 
 def test_a_torn_remote_manifest_is_answered_with_the_last_good_index(shelf: Shelf) -> None:

@@ -199,8 +199,30 @@ def test_failures_that_no_node_shows_are_told_apart() -> None:
     assert made.failed() == ["model.p.m", "test.p.lonely"]
 
 
+def test_a_source_waits_for_its_freshness_in_each_try() -> None:
+    made = NodeBoard(INDEX, {"test.p.c": {"status": "pass"}})
+    made.awaited = frozenset({"source.p.s"})
+    assert state(made, S) is None, "the test of an earlier try says nothing of how fresh it is now"
+    assert state(made, S, over=True) == "success"
+    tell(made, s="error")
+    assert state(made, S) == "failed"
+
+
+def test_a_build_that_ended_well_keeps_what_was_bad_beside_it() -> None:
+    made = NodeBoard(INDEX, {"source.p.s": {"status": "error"}}, ended=True)
+    assert state(made, S, over=True) == "failed"
+
+
+def test_a_node_whose_tests_were_skipped_has_no_event() -> None:
+    assert board(m="success", a="pass", b="skipped").good() == {}
+    assert board(m="success", a="pass").good() == {}, "dbt stopped before its other test"
+    untested = NodeBoard(INDEX, without=("test",))
+    tell(untested, m="success")
+    assert untested.good() == {"model.p.m": {}}
+
+
 def test_only_nodes_that_ran_and_whose_tests_are_good_are_good() -> None:
-    assert board(m="success", a="pass", c="pass").good() == {"model.p.m": {"tests": {"pass": 1}}}
+    assert board(m="success", a="pass", b="warn").good() == {"model.p.m": {"tests": {"pass": 1, "warn": 1}}}
     assert board(m="success", a="fail").good() == {}
     assert board(m="error", c="pass").good() == {}
 

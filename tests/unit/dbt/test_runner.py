@@ -7,7 +7,9 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, indexed_shop: Path) -> Path:
         patch.setenv("SHOP_DUCKDB", str(folder / "built.duckdb"))
         with DbtRun(RunSettings(project, project), flags=DbtFlags(exclude="nobody")) as dbt:
             assert dbt.run(on_log=lambda _: None, on_node=lambda _: None, on_tick=lambda: None).success
-            keep_run(dbt.target, str(folder / "kept"), merge=False)
+            keep_run(dbt.target, str(folder / "kept"))
     return folder
 
 
@@ -142,7 +144,7 @@ def test_ids_are_built_with_all_the_flags_of_their_command(probe: Path, tmp_path
     state = tmp_path / "state"
     with DbtRun(RunSettings(probe, probe, target="prod"), "parse") as dbt:
         dbt.run(on_log=lambda _: None, on_node=lambda _: None, on_tick=lambda: None)
-        keep_run(dbt.target, str(state), merge=False)
+        keep_run(dbt.target, str(state))
     flags = DbtFlags(
         select="flags",
         vars={"day": 'it\'s "x": {1}', "none": None},
@@ -209,6 +211,8 @@ def test_a_microbatch_is_told_once_and_only_its_failed_batches_run_again(probe: 
     assert "bad day" in told[0]["message"]
     assert "error('bad day')" in told[0]["compiled"]
     assert {key: len(value) for key, value in told[1]["batches"].items()} == {"successful": 2, "failed": 1}
+    assert "failed batches: 2026-01-02" in told[1]["message"]
+    assert "'2026-01-02 00:00:00" in told[1]["compiled"], "the query is that of the batch which failed"
 
     model.write_text(f"{config} select day, null as x from {{{{ ref('events') }}}}")
     again = run(
@@ -300,11 +304,54 @@ def test_retry_goes_on_from_what_another_run_kept(again: Path, tmp_path: Path) -
     flags = DbtFlags(vars={"fail": "orders"}, select="orders+1", indirect_selection="empty")
     with DbtRun(RunSettings(again, again), flags=flags) as dbt:
         assert not dbt.run(on_log=lambda _: None, on_node=lambda _: None, on_tick=lambda: None).success
-        keep_run(dbt.target, kept, merge=True)
+        keep_run(dbt.target, kept)
     done = run(again, "retry", flags=DbtFlags(state=kept, vars={"fail": ""}))
     assert done.end.success
     assert done.states().items() >= {"orders": "success", "customers": "success"}.items()
     assert not {"stg_orders", "top_customer"} & set(done.states())
+
+
+def test_an_error_that_ends_dbt_shows_no_secret(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = f'pw"{secrets.token_hex(8)}'
+    monkeypatch.setenv("DBT_ENV_SECRET_PW", secret)
+    attach = "[{path: \"/nowhere/{{ env_var('DBT_ENV_SECRET_PW') }}/x.duckdb\", type: duckdb}]"
+    text = (shop / "profiles.yml").read_text()
+    (shop / "profiles.yml").write_text(
+        text.replace("type: duckdb", f"type: duckdb\n      attach: {attach}", 1)
+    )
+    lines: list[str] = []
+    with DbtRun(RunSettings(shop, shop)) as dbt, pytest.raises(DbtFailedError) as failed:
+        dbt.run(on_log=lines.append, on_node=lambda _: None, on_tick=lambda: None)
+    assert "/nowhere/*****/x.duckdb" in str(failed.value)
+    assert secret not in str(failed.value) + "\n".join(lines)
+
+
+def test_dbt_gets_the_projects_own_variables(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHOP_DUCKDB")
+    path = tmp_path / "other.duckdb"
+    assert run(shop, "seed", env={"SHOP_DUCKDB": str(path)}).end.success
+    assert path.exists()
+
+
+def test_what_killed_runs_left_is_swept_and_others_are_not(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old = time.time() - 90_000
+    for name in (
+        "airflow-ext-dbt-4194999-a",
+        f"airflow-ext-dbt-{os.getpid()}-b",
+        "airflow-ext-dbt-4194999-c",
+        "other-1-d",
+    ):
+        (tmp_path / name).mkdir()
+        if not name.endswith("c"):
+            os.utime(tmp_path / name, (old, old))
+    with DbtRun(RunSettings(shop, shop), "parse"):
+        left = {path.name[-1] for path in tmp_path.glob("*-?")}
+    assert left == {"b", "c", "d"}
 
 
 def test_dependencies_are_asked_for_and_installed(shop: Path, tmp_path: Path) -> None:
