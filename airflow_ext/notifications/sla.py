@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from urllib.parse import quote
 from airflow_ext.exceptions import UnavailableError
 from airflow_ext.sla.channel import Channel, channels_from_json, load
 from airflow_ext.sla.event import SlaEvent
+from airflow_ext.sla.heartbeat import VARIABLE_KEY, is_fresh
 from airflow_ext.sla.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,11 @@ _FILLED_IN = {
 }
 """Notifier arguments that get a field of the event when the channel leaves them out."""
 
+TOLD_KEY = "airflow_ext_sla_told"
+"""Airflow Variable with the keys that were told last, for the other triggerers."""
+TOLD_KEPT = 500
+_told: dict[str, None] = {}
+
 Teller = Callable[[], Awaitable[None]]
 
 
@@ -53,7 +60,8 @@ async def tell_missed_sla(
 ) -> None:
     """Tell every channel of a policy that a run missed it.
 
-    Silent if the run did end in time after all: Airflow may look at a deadline late.
+    Silent while the monitor is at work, which tells it too; if the run did end in time after all, as Airflow may look at a
+    deadline late; and if the same occurrence was told before.
 
     :param channels: As :func:`airflow_ext.sla.channel.channels_to_json` gives them.
     :param callback: Path of a function that gets the event too.
@@ -72,6 +80,12 @@ async def tell_missed_sla(
     if event.state == "success" and event.ended is not None and event.late <= _grace(fields):
         log.info("SLA %s was met after all", event.key)
         return
+    if is_fresh(_variable(VARIABLE_KEY), now=event.told_at):
+        log.info("SLA %s is left to the monitor, which is at work", event.key)
+        return
+    if was_told(event.key):
+        log.info("SLA %s was told before", event.key)
+        return
     log.warning("%s", event.subject)
     _count("airflow_ext.sla.missed", dag_id=event.dag_id, policy=event.policy, severity=event.severity)
     tellers: dict[str, Teller] = {
@@ -80,7 +94,10 @@ async def tell_missed_sla(
     }
     if callback is not None:
         tellers[callback] = _function_teller(callback, event)
-    if failed := await tell_all(tellers, event=event, waits=WAITS):
+    failed = await tell_all(tellers, event=event, waits=WAITS)
+    if len(failed) < len(tellers):
+        note_told(event.key)
+    if failed:
         raise UnavailableError(
             f"{event.key}: {len(failed)} of {len(tellers)} channels could not be told: "
             + ", ".join(f"{name} ({reason})" for name, reason in failed.items())
@@ -156,6 +173,44 @@ def make_event(*, policy: Policy, context: Any, deadline: Any, base_url: str, no
         url=f"{base_url.rstrip('/')}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}",
         deadline_id=str(_field(deadline, "id") or ""),
     )
+
+
+def was_told(key: str) -> bool:
+    """Say whether an occurrence was told before: by this triggerer, or by another as far as it could write it down."""
+    return key in _told or key in _read_told()
+
+
+def note_told(key: str) -> None:
+    """Remember that an occurrence was told: by several runs that owe one time of day, or if Airflow calls again."""
+    _told[key] = None
+    while len(_told) > TOLD_KEPT:
+        del _told[next(iter(_told))]
+    keys = [*(each for each in _read_told() if each != key), key][-TOLD_KEPT:]
+    try:
+        from airflow.sdk import Variable
+
+        Variable.set(TOLD_KEY, json.dumps(keys), description="SLAs that were told without the monitor")
+    except Exception as error:  # noqa: BLE001 - told twice is better than a callback that fails after telling
+        log.warning("SLA %s: cannot remember that it was told: %s", key, type(error).__name__)
+
+
+def _read_told() -> list[str]:
+    try:
+        return [str(key) for key in json.loads(_variable(TOLD_KEY) or "[]")]
+    except (ValueError, TypeError):
+        return []
+
+
+def _variable(key: str) -> str | None:
+    """Return an Airflow Variable, or ``None``: a lookup that fails must not keep anybody from being told."""
+    try:
+        from airflow.sdk import Variable
+
+        value: str | None = Variable.get(key, default=None)
+    except Exception as error:  # noqa: BLE001 - see above
+        log.warning("Variable %s cannot be read: %s", key, type(error).__name__)
+        return None
+    return value
 
 
 def _notifier_teller(channel: Channel, event: SlaEvent, context: Any) -> Teller:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from html import escape
 from typing import TYPE_CHECKING
 
+from airflow_ext.sla.judge import CAUSES
 from airflow_ext.sla.wording import duration, moment
 
 if TYPE_CHECKING:
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 def subject(event: SlaEvent) -> str:
     """Return one line: severity, DAG, what is wrong, when it was due."""
     due = moment(event.due, zone=event.zone, day=False)
-    return f"[{event.severity}] SLA missed: {event.dag_id} {_short_state(event)}, was due {due}"
+    if event.kind == "resolved":
+        return f"[{event.severity}] SLA over: {_about(event)} {_ending(event)}, was due {due}"
+    if event.kind == "failed_before_due":
+        return f"[{event.severity}] SLA at risk: {_about(event)} failed, is due {due}"
+    return f"[{event.severity}] SLA missed: {_about(event)} {_short_state(event)}, was due {due}"
 
 
 def text(event: SlaEvent) -> str:
@@ -44,7 +49,12 @@ def html(event: SlaEvent) -> str:
 
 def headline(event: SlaEvent) -> str:
     """Return one sentence that says what happened."""
-    return f"{event.dag_id} missed its SLA: {_long_state(event)}"
+    if event.kind == "resolved":
+        return f"{_about(event)} is all right again: it {_ending(event)}."
+    if event.kind == "failed_before_due":
+        left = duration(event.due - event.told_at)
+        return f"{_about(event)} is about to miss its SLA: the run failed, {left} are left."
+    return f"{_about(event)} missed its SLA: {_long_state(event)}"
 
 
 def lines(event: SlaEvent) -> list[tuple[str, str]]:
@@ -53,9 +63,19 @@ def lines(event: SlaEvent) -> list[tuple[str, str]]:
         ("Promise", event.promise),
         ("Due", moment(event.due, zone=event.zone)),
         ("Late", _lateness(event)),
-        ("State", _state_with_time(event)),
-        ("Run", f"{event.run_id} ({event.run_type})"),
     ]
+    if event.kind == "resolved":
+        rows = [row for row in rows if row[0] != "Late"]
+    if event.cause in CAUSES and event.cause:
+        rows.append(("Cause", f"{CAUSES[event.cause]} ({event.cause})"))
+    if event.state:
+        rows.append(("State", _state_with_time(event)))
+    if event.run_id:
+        rows.append(("Run", f"{event.run_id} ({event.run_type})" if event.run_type else event.run_id))
+    if event.detected_late is not None:
+        rows.append(
+            ("Seen", f"{duration(event.detected_late)} after it should have been: the monitor was late")
+        )
     if event.logical_date is not None:
         rows.append(("Date", moment(event.logical_date, zone=event.zone)))
     rows += [
@@ -67,7 +87,34 @@ def lines(event: SlaEvent) -> list[tuple[str, str]]:
     return rows
 
 
+def _about(event: SlaEvent) -> str:
+    return f"{event.subject_name} of {event.dag_id}" if event.subject_name else event.dag_id
+
+
+def _ending(event: SlaEvent) -> str:
+    if event.state != "success":
+        return f"is over ({event.cause})" if event.cause else "is over"
+    side = "late" if event.late > timedelta(0) else "in time"
+    return f"finished {duration(event.late)} late" if side == "late" else "finished in time"
+
+
+def _no_run(event: SlaEvent) -> str:
+    """Return the state where there is no run to speak of."""
+    words = {
+        "paused": "was not run, the DAG is paused",
+        "import_error": "was not run, the DAG file does not import",
+        "dag_gone": "was not run, the DAG is gone",
+        "scheduler_dead": "was not run, no scheduler is alive",
+        "no_event": "was not updated",
+        "stale": "is too old",
+        "too_few": "was done too rarely",
+    }
+    return words.get(event.cause, "has not started")
+
+
 def _short_state(event: SlaEvent) -> str:
+    if not event.state and event.cause:
+        return _no_run(event)
     if event.state == "failed":
         return "failed"
     if event.state == "success":
@@ -76,6 +123,8 @@ def _short_state(event: SlaEvent) -> str:
 
 
 def _long_state(event: SlaEvent) -> str:
+    if not event.state and event.cause:
+        return f"{duration(event.late)} after it was due, it {_no_run(event)}."
     if event.state == "failed":
         side = "before" if event.late < timedelta(0) else "after"
         return f"the run failed {duration(event.late)} {side} it was due."

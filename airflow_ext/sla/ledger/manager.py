@@ -38,5 +38,6 @@ class LedgerManager(BaseDBManager):
 
         revision = f"{from_revision}:{to_revision}" if from_revision else to_revision
         self._release_metadata_locks_if_needed()
-        config: Any = self.get_alembic_config()
+        make_config: Any = self.get_alembic_config
+        config = make_config()
         command.downgrade(config, revision=revision, sql=show_sql_only)

@@ -96,7 +96,7 @@ class PolicyRow(Base):
     ``source`` is ``dag`` (the DAG's own ``deadline=``) or ``yaml``. ``subject`` is ``run``, ``task`` or ``asset``,
     ``kind`` is ``by``, ``within``, ``fresh`` or ``every``, ``since`` is ``schedule``, ``queue``, ``start`` or empty.
     ``run_types`` has a comma before and after each word. ``rule`` is the same for all policies whose occurrences
-    fall on the same times. A policy without ``retired_at`` is in force.
+    fall on the same times, ``schedule`` the DAG's schedule as text where occurrences follow it. A policy without ``retired_at`` is in force.
     """
 
     __tablename__ = "ext_sla_policy"
@@ -115,6 +115,7 @@ class PolicyRow(Base):
     asset_uri: Mapped[str | None] = mapped_column(String(1500))
     run_types: Mapped[str] = mapped_column(String(120))
     rule: Mapped[str] = mapped_column(String(64))
+    schedule: Mapped[str] = mapped_column(Text, default="")
     owner: Mapped[str] = mapped_column(String(250), default="")
     severity: Mapped[str] = mapped_column(String(10))
     on_paused: Mapped[str] = mapped_column(String(20), default="alert")
@@ -167,7 +168,7 @@ class OccurrenceRow(Base):
     ``tell_at``, which is ``due_at`` with the grace, has passed.
 
     ``state``: ``expected`` -> ``at_risk`` (failed, may still be repaired in time) -> ``met`` | ``missed`` ->
-    ``recovered`` (done, ``late_seconds`` after due) | ``excused`` | ``void`` (the policy was withdrawn or changed, the
+    ``recovered`` (done too late, at ``done_at``) | ``excused`` | ``void`` (the policy was withdrawn or changed, the
     run deleted). ``cause`` is a word of :data:`airflow_ext.sla.judge.CAUSES`. ``next_check_at`` is when the judge
     looks again; ``NULL`` once it is settled.
     """
@@ -197,7 +198,6 @@ class OccurrenceRow(Base):
     cause: Mapped[str] = mapped_column(String(20), default="")
     run_id: Mapped[str | None] = mapped_column(String(250))
     done_at: Mapped[datetime | None] = mapped_column(UtcTime)
-    late_seconds: Mapped[float | None] = mapped_column(Float)
     next_check_at: Mapped[datetime | None] = mapped_column(UtcTime)
     judged_at: Mapped[datetime | None] = mapped_column(UtcTime)
     settled_at: Mapped[datetime | None] = mapped_column(UtcTime)

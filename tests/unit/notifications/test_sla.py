@@ -62,6 +62,7 @@ def inbox() -> Iterator[Inbox]:
 @pytest.fixture(autouse=True)
 def _forget() -> None:
     received.clear()
+    tell._told.clear()
 
 
 class BlockingNotifier(BaseNotifier):
@@ -207,13 +208,38 @@ def event() -> SlaEvent:
     return tell.make_event(policy=policy, context=context(), deadline=None, base_url="http://x", now=DUE)
 
 
-def test_two_late_runs_of_one_day_are_two_incidents_and_a_copy_is_none() -> None:
+def test_two_late_runs_of_one_day_are_two_incidents_and_a_copy_is_dropped() -> None:
     alert = sla(within=timedelta(minutes=20), callback=f"{HERE}.note")
     for run_id in ("r1", "r2", "r2"):
         asyncio.run(tell.tell_missed_sla(**alert.callback.kwargs, context=context(dag_run_id=run_id)))
-    first, second, copy = (event.key for event in received)
+    first, second = (event.key for event in received)
     assert first != second
-    assert second == copy
+
+
+def test_what_another_triggerer_has_told_is_not_told_again() -> None:
+    alert = sla(within=timedelta(minutes=20), callback=f"{HERE}.note")
+    asyncio.run(tell.tell_missed_sla(**alert.callback.kwargs, context=context()))
+    os.environ["AIRFLOW_VAR_AIRFLOW_EXT_SLA_TOLD"] = json.dumps([received[0].key])
+    tell._told.clear()
+    asyncio.run(tell.tell_missed_sla(**alert.callback.kwargs, context=context()))
+    assert len(received) == 1
+
+
+@pytest.mark.parametrize(
+    ("age", "told"),
+    [
+        pytest.param(timedelta(seconds=15), 0, id="at-work"),
+        pytest.param(timedelta(seconds=25), 1, id="stopped"),
+        pytest.param(timedelta(hours=-1), 1, id="of-the-future"),
+        pytest.param(None, 1, id="nonsense"),
+    ],
+)
+def test_it_is_silent_only_while_the_monitor_is_at_work(age: timedelta | None, told: int) -> None:
+    beat = json.dumps({"at": (datetime.now(UTC) - age).isoformat(), "tick": 10}) if age is not None else "{"
+    os.environ["AIRFLOW_VAR_AIRFLOW_EXT_SLA_HEARTBEAT"] = beat
+    alert = sla(within=timedelta(minutes=20), callback=f"{HERE}.note")
+    asyncio.run(tell.tell_missed_sla(**alert.callback.kwargs, context=context()))
+    assert len(received) == told
 
 
 def counting(fails: int) -> tuple[list[int], Callable[[], Awaitable[None]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from datetime import date, timedelta
 from typing import Any
@@ -145,11 +146,10 @@ def test_what_is_refused(arguments: dict[str, Any], error: type[Exception], word
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow_ext import extras
     from airflow_ext.sla import calendars
 
     calendars.holidays_of.cache_clear()
-    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"airflow-ext\[calendars\]"):
         sla(channels=[MAIL], calendar="DE", **SIX)
 

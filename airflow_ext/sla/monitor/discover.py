@@ -1,0 +1,324 @@
+"""Reads the policies of serialized DAGs and of YAML files into the ledger, a version for each change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from airflow_ext.sla.declare import CALLBACK_PATH
+from airflow_ext.sla.expected import rule_of
+from airflow_ext.sla.ledger.models import (
+    EXPECTED,
+    OccurrenceRow,
+    PolicyRow,
+    PolicyTaskRow,
+    PolicyVersionRow,
+)
+from airflow_ext.sla.ledger.sql import add_new, among, chunks, table_of
+from airflow_ext.sla.monitor.judging import retire
+from airflow_ext.sla.monitor.tables import DAG, DEADLINE_ALERT, SERIALIZED_DAG
+from airflow_ext.sla.monitor.timetables import schedule_text
+from airflow_ext.sla.policy import Policy
+
+log = logging.getLogger(__name__)
+O, P, V, T = (table_of(model) for model in (OccurrenceRow, PolicyRow, PolicyVersionRow, PolicyTaskRow))  # noqa: E741
+S, A = SERIALIZED_DAG, DEADLINE_ALERT
+DAG_SOURCE, YAML_SOURCE = "dag", "yaml"
+_OVERLAP = timedelta(minutes=2)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A policy as it is written now.
+
+    :param definition: Its flat form with channels, callback and escalation.
+    :param schedule: Text of the DAG's schedule, empty if its times decide nothing.
+    :param tasks: Ids of the tasks it is about.
+    :param there: Whether its DAG is there.
+    """
+
+    dag_id: str
+    source: str
+    policy: Policy
+    definition: str
+    schedule: str
+    tasks: tuple[str, ...]
+    there: bool = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that makes another version."""
+        return hashlib.sha256(self.definition.encode()).hexdigest()
+
+
+def discover(
+    session: Session,
+    *,
+    now: datetime,
+    since: datetime | None,
+    files: Sequence[tuple[str, dict[str, Any]]] | None,
+) -> int:
+    """Bring the ledger's policies up to what DAGs and files say; the caller commits.
+
+    :param since: Look only at DAGs that were serialized since then; all if ``None``.
+    :param files: DAG and definition of each policy of the files; ``None`` leaves them as they are.
+    :returns: Policies that are new or changed.
+    """
+    found, looked = _of_dags(session, now=now, since=since)
+    changed = _store(session, found, now=now)
+    gone = _no_longer_there(session, found, source=DAG_SOURCE, looked=looked, full=since is None)
+    if files is not None:
+        from_files = _of_files(session, files, now=now)
+        changed += _store(session, from_files, now=now)
+        gone |= _no_longer_there(session, from_files, source=YAML_SOURCE, looked=set(), full=True)
+    if gone:
+        retire(session, gone, why="withdrawn", now=now)
+    return changed
+
+
+def _latest(session: Session, dag_ids: Sequence[str] | None) -> list[Any]:
+    """Return the newest serialized form of each DAG, of those that are not stale."""
+    place = func.row_number().over(partition_by=S.c.dag_id, order_by=S.c.created_at.desc()).label("place")
+    ranked = select(S.c.id, S.c.dag_id, place)
+    if dag_ids is not None:
+        ranked = ranked.where(S.c.dag_id.in_(dag_ids))
+    newest = ranked.subquery()
+    query = (
+        select(newest.c.id, newest.c.dag_id)
+        .join(DAG, DAG.c.dag_id == newest.c.dag_id)
+        .where(newest.c.place == 1, DAG.c.is_stale.is_(False))
+    )
+    return list(session.execute(query))
+
+
+def _of_dags(session: Session, *, now: datetime, since: datetime | None) -> tuple[list[Found], set[str]]:
+    dag_ids: list[str] | None = None
+    if since is not None:
+        query = select(S.c.dag_id).where(S.c.last_updated >= since - _OVERLAP).distinct()
+        dag_ids = list(session.scalars(query))
+    found: list[Found] = []
+    looked: set[str] = set()
+    parts: list[Sequence[str] | None] = list(chunks(dag_ids, 500)) if dag_ids is not None else [None]
+    for some in parts:
+        newest = _latest(session, some)
+        looked |= {row.dag_id for row in newest}
+        for part in chunks(newest, 500):
+            found += _read(session, part, now=now)
+    return found, looked
+
+
+def _read(session: Session, newest: Sequence[Any], *, now: datetime) -> list[Found]:
+    names = {row.id: row.dag_id for row in newest}
+    alerts: dict[Any, list[Any]] = {}
+    query = select(A.c.id, A.c.serialized_dag_id, A.c.callback_def).where(A.c.serialized_dag_id.in_(names))
+    for alert in session.execute(query):
+        data = alert.callback_def.get("__data__", alert.callback_def)
+        if data.get("path") == CALLBACK_PATH:
+            alerts.setdefault(alert.serialized_dag_id, []).append((str(alert.id), data["kwargs"]))
+    found = []
+    query = select(S.c.id, S.c.data, S.c.data_compressed).where(S.c.id.in_(alerts))
+    for row in session.execute(query):
+        dag = _dag_of(row)
+        # Airflow leaves the rows of a DAG that has given up its deadlines.
+        kept = set(dag.get("deadline") or ())
+        for alert_id, kwargs in alerts[row.id]:
+            if alert_id in kept and (item := _found(names[row.id], DAG_SOURCE, kwargs, dag, now=now)):
+                found.append(item)
+    return found
+
+
+def _dag_of(row: Any) -> dict[str, Any]:
+    data = row.data if row.data is not None else json.loads(zlib.decompress(row.data_compressed))
+    return dict(data["dag"])
+
+
+def _found(
+    dag_id: str, source: str, definition: Mapping[str, Any], dag: Mapping[str, Any], *, now: datetime
+) -> Found | None:
+    try:
+        policy = Policy.from_flat(definition)
+        schedule = schedule_text(dag, now=now) if policy.kind in ("by", "within") and dag else ""
+    except (KeyError, ValueError, TypeError, AttributeError):
+        log.exception("An SLA of DAG %s cannot be read; it is left as it was", dag_id)
+        return None
+    if policy.since in ("queue", "start"):
+        schedule = ""
+    text = json.dumps(dict(definition), sort_keys=True)
+    return Found(dag_id, source, policy, text, schedule, _tasks(policy, dag), there=bool(dag))
+
+
+def _tasks(policy: Policy, dag: Mapping[str, Any]) -> tuple[str, ...]:
+    if policy.task:
+        return (policy.task,)
+    if not policy.group:
+        return ()
+    tasks = tuple(sorted(_members(dag.get("task_group") or {}, policy.group)))
+    if not tasks:
+        log.warning("SLA %s names group %s, which has no task", policy.name, policy.group)
+    return tasks or (policy.group,)
+
+
+def _members(group: Mapping[str, Any], wanted: str, *, inside: bool = False) -> Iterable[str]:
+    here = inside or group.get("_group_id") == wanted
+    for name, (kind, child) in (group.get("children") or {}).items():
+        if kind == "taskgroup" or isinstance(child, Mapping):
+            yield from _members(child.get("__var", child), wanted, inside=here)
+        elif here:
+            yield name
+
+
+def _of_files(session: Session, files: Sequence[tuple[str, dict[str, Any]]], *, now: datetime) -> list[Found]:
+    dags: dict[str, Mapping[str, Any]] = {}
+    for some in chunks(sorted({dag_id for dag_id, _ in files}), 500):
+        names = {row.id: row.dag_id for row in _latest(session, some)}
+        query = select(S.c.id, S.c.data, S.c.data_compressed).where(S.c.id.in_(names))
+        dags |= {names[row.id]: _dag_of(row) for row in session.execute(query)}
+    found = [_found(dag_id, YAML_SOURCE, data, dags.get(dag_id, {}), now=now) for dag_id, data in files]
+    return [item for item in found if item is not None]
+
+
+def _store(session: Session, found: Sequence[Found], *, now: datetime) -> int:
+    if not found:
+        return 0
+    _rename(session, found)
+    known = _known(session, {item.dag_id for item in found})
+    new, changed = [], []
+    for item in found:
+        row = known.get((item.dag_id, item.policy.name, item.source))
+        if row is None:
+            new.append(item)
+        elif item.there and (
+            row.fingerprint != item.fingerprint
+            or row.rule != rule_of(item.policy, item.schedule)
+            or row.retired_at is not None
+        ):
+            changed.append((row, item))
+    add_new(session, P, [{**_columns(item), "version_id": None, "created_at": now} for item in new])
+    fresh = _known(session, {item.dag_id for item in new})
+    versions = [(fresh[item.dag_id, item.policy.name, item.source].id, 1, item) for item in new]
+    versions += _change(session, changed, now=now)
+    _add_versions(session, versions, now=now)
+    return len(new) + len(changed)
+
+
+def _known(session: Session, dag_ids: set[str]) -> dict[tuple[str, str, str], Any]:
+    known = {}
+    for some in chunks(sorted(dag_ids)):
+        query = select(P.c.id, P.c.dag_id, P.c.name, P.c.source, P.c.fingerprint, P.c.rule, P.c.retired_at)
+        for row in session.execute(query.where(P.c.dag_id.in_(some))):
+            known[row.dag_id, row.name, row.source] = row
+    return known
+
+
+def _columns(item: Found) -> dict[str, Any]:
+    policy = item.policy
+    return {
+        "dag_id": item.dag_id,
+        "name": policy.name,
+        "source": item.source,
+        "fingerprint": item.fingerprint,
+        "kind": policy.kind,
+        "since": policy.since,
+        "subject": policy.subject,
+        "asset_name": policy.asset_name,
+        "asset_uri": policy.asset_uri,
+        "run_types": f",{','.join(policy.run_types)},",
+        "rule": rule_of(policy, item.schedule),
+        "schedule": item.schedule,
+        "owner": policy.owner,
+        "severity": policy.severity,
+        "on_paused": policy.on_paused,
+        "on_failure": policy.on_failure,
+        "materialised_until": None,
+        "retired_at": None,
+        "retired_why": "",
+    }
+
+
+def _change(
+    session: Session, changed: Sequence[tuple[Any, Found]], *, now: datetime
+) -> list[tuple[int, int, Found]]:
+    """Drop what is expected by the old version and is not due yet; whatever was judged keeps the version it had."""
+    ids = [row.id for row, _ in changed]
+    if not ids:
+        return []
+    session.execute(
+        delete(O).where(
+            among(session, O.c.policy_id, ids), O.c.state.in_((EXPECTED, "excused")), O.c.tell_at > now
+        )
+    )
+    query = select(V.c.policy_id, func.max(V.c.version).label("newest")).where(
+        among(session, V.c.policy_id, ids)
+    )
+    newest = {row.policy_id: row.newest for row in session.execute(query.group_by(V.c.policy_id))}
+    versions = []
+    for row, item in changed:
+        session.execute(update(P).where(P.c.id == row.id).values(_columns(item)))
+        session.execute(delete(T).where(T.c.policy_id == row.id))
+        if row.fingerprint != item.fingerprint:
+            versions.append((row.id, newest.get(row.id, 0) + 1, item))
+        else:
+            add_new(session, T, [{"policy_id": row.id, "task_id": task} for task in item.tasks])
+    return versions
+
+
+def _add_versions(session: Session, versions: Sequence[tuple[int, int, Found]], *, now: datetime) -> None:
+    if not versions:
+        return
+    rows = [
+        {
+            "policy_id": policy_id,
+            "version": number,
+            "fingerprint": item.fingerprint,
+            "definition": item.definition,
+            "created_at": now,
+        }
+        for policy_id, number, item in versions
+    ]
+    add_new(session, V, rows)
+    add_new(
+        session,
+        T,
+        [{"policy_id": policy_id, "task_id": task} for policy_id, _, item in versions for task in item.tasks],
+    )
+    newest = select(func.max(V.c.id)).where(V.c.policy_id == P.c.id).correlate(P).scalar_subquery()
+    session.execute(
+        update(P)
+        .where(among(session, P.c.id, [policy_id for policy_id, _, _ in versions]))
+        .values(version_id=newest)
+    )
+
+
+def _rename(session: Session, found: Sequence[Found]) -> None:
+    """Let a policy follow its DAG to a new id, with all its history."""
+    for item in found:
+        old = item.policy.formerly
+        if not old or old == item.dag_id:
+            continue
+        names = (P.c.name == item.policy.name) & (P.c.source == item.source)
+        if session.scalar(select(P.c.id).where(P.c.dag_id == item.dag_id, names)) is None:
+            session.execute(update(P).where(P.c.dag_id == old, names).values(dag_id=item.dag_id))
+
+
+def _no_longer_there(
+    session: Session, found: Sequence[Found], *, source: str, looked: set[str], full: bool
+) -> set[int]:
+    """Return policies in force that are written no more, of DAGs that are still there.
+
+    A DAG that is gone is another matter: its promise is broken, and the judge says so.
+    """
+    there = {(item.dag_id, item.policy.name) for item in found}
+    query = select(P.c.id, P.c.dag_id, P.c.name).where(P.c.source == source, P.c.retired_at.is_(None))
+    if source == DAG_SOURCE and full:
+        query = query.join(DAG, DAG.c.dag_id == P.c.dag_id).where(DAG.c.is_stale.is_(False))
+    rows = session.execute(query).all() if full or looked else []
+    return {row.id for row in rows if (full or row.dag_id in looked) and (row.dag_id, row.name) not in there}

@@ -1,0 +1,293 @@
+"""The monitor's loop: duties that one replica has, judging that all share, and a thread that sends."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from airflow_ext.exceptions import InvalidError
+from airflow_ext.sla.ledger.models import OPEN_STATES
+from airflow_ext.sla.monitor import leases
+from airflow_ext.sla.monitor.clock import JumpGuard, database_now
+from airflow_ext.sla.monitor.discover import discover
+from airflow_ext.sla.monitor.judging import Limits, Tally, judge_due, look_early
+from airflow_ext.sla.monitor.materialise import materialise, materialise_runs
+from airflow_ext.sla.monitor.prune import prune
+from airflow_ext.sla.policy_files import read_policies
+
+log = logging.getLogger(__name__)
+
+Sessions = Callable[[], AbstractContextManager[Session]]
+Clock = Callable[[Session], datetime]
+Sender = Callable[[datetime], int]
+"""Sends what is pending, at most a batch, and returns how many it took; called from a thread of its own."""
+_DISCOVER, _ALL, _PRUNE, _PING = (
+    timedelta(seconds=10),
+    timedelta(minutes=30),
+    timedelta(hours=1),
+    timedelta(minutes=1),
+)
+_EARLY_SHARE = 10
+"""Looking early may take so many times less than the time between two looks."""
+_LONGEST_WAIT = 30.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``[airflow_ext]`` says.
+
+    :param tick: Time between two looks.
+    :param horizon: How far ahead occurrences are written.
+    :param retention: How long settled ones are kept.
+    :param policies: File or folder with SLAs in YAML.
+    :param ping_url: Address to get once a minute; never logged.
+    """
+
+    tick: timedelta = timedelta(seconds=10)
+    horizon: timedelta = timedelta(hours=24)
+    retention: timedelta = timedelta(days=400)
+    policies: Path | None = None
+    ping_url: str = ""
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass
+class Report:
+    """What one tick did.
+
+    :param held: Whether judging waited because the clock had jumped.
+    :param more: Whether more is due now than one batch.
+    """
+
+    held: bool = False
+    more: bool = False
+    duties: bool = False
+    changed: int = 0
+    written: int = 0
+    judged: Tally = field(default_factory=Tally)
+    early: Tally = field(default_factory=Tally)
+    seconds: float = 0.0
+
+
+class Monitor:
+    """One replica.
+
+    :param sessions: Gives a session on the metadata database, which it closes.
+    :param holder: A name no other replica has.
+    :param ping: Gets an address; called once a minute from the loop.
+    :param clock: Tells the time; the database's by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        sessions: Sessions,
+        holder: str,
+        settings: Settings,
+        send: Sender | None = None,
+        ping: Callable[[str], None] | None = None,
+        clock: Clock = database_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sessions, self.holder, self.settings = sessions, holder, settings
+        self._send, self._ping, self._clock, self._monotonic = send, ping, clock, monotonic
+        self._guard = JumpGuard()
+        self._started = datetime.now(UTC)
+        self._last: dict[str, datetime] = {}
+        self._early_cost = 0.0
+        self._last_tick = timedelta(0)
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._problem = ""
+
+    def tick(self) -> Report:
+        """Look once: duties if they are ours, then what is due.
+
+        :raises sqlalchemy.exc.DBAPIError: If the database does not answer; nothing is half done then.
+        """
+        begin = time.perf_counter()
+        report = Report()
+        with self._sessions() as session:
+            now = self._clock(session)
+            report.held = self._guard.holds(now, self._monotonic())
+            report.duties = leases.acquire(
+                session, leases.DUTIES, holder=self.holder, now=now, ttl=3 * self.settings.tick
+            )
+            session.commit()
+            if report.held:
+                log.error("The clock has jumped to %s: judging waits until it lasts", now.isoformat())
+            else:
+                if report.duties:
+                    self._prepare(session, now, report)
+                self._judge(session, now, report)
+                if report.duties:
+                    self._early(session, now, report)
+            self._beat(session, now, report)
+        report.seconds = time.perf_counter() - begin
+        self._last_tick = timedelta(seconds=report.seconds)
+        self._measure(report)
+        self._wake.set()
+        return report
+
+    def once(self, *, most: int = 1000) -> Report:
+        """Tick until nothing is due, send what there is, and return the last tick's report."""
+        report = self.tick()
+        for _ in range(most):
+            if not report.more:
+                break
+            report = self.tick()
+        while self._send is not None and self._send(datetime.now(UTC)):
+            pass
+        return report
+
+    def run(self) -> None:
+        """Tick until :meth:`stop`; a database that is away is waited for."""
+        sender = threading.Thread(target=self._sending, name="sla-sender", daemon=True)
+        sender.start()
+        failures = 0
+        while not self._stop.is_set():
+            begin = time.monotonic()
+            try:
+                more = self.tick().more
+                failures = 0
+            except DBAPIError as error:
+                failures += 1
+                more = False
+                log.warning("The database does not answer (%s); trying again", type(error).__name__)
+            except Exception:
+                failures += 1
+                more = False
+                log.exception("A tick failed")
+            if not more:
+                wait = self.settings.tick.total_seconds() - (time.monotonic() - begin)
+                self._stop.wait(min(_LONGEST_WAIT, 2.0**failures) if failures else max(wait, 0.05))
+        self._wake.set()
+        sender.join(timeout=_LONGEST_WAIT)
+        with suppress(DBAPIError), self._sessions() as session:
+            leases.release(session, holder=self.holder)
+            session.commit()
+
+    def stop(self) -> None:
+        """Let :meth:`run` end after the tick it is in."""
+        self._stop.set()
+
+    def _prepare(self, session: Session, now: datetime, report: Report) -> None:
+        leases.show_heartbeat(session, now=now, tick=self.settings.tick)
+        session.commit()
+        if self._is_time("discover", _DISCOVER, now):
+            self._duty(session, lambda: self._discover(session, now, report))
+        self._duty(session, lambda: self._write(session, now, report))
+        if self._is_time("prune", _PRUNE, now):
+            self._duty(session, lambda: self._prune(session, now))
+
+    def _discover(self, session: Session, now: datetime, report: Report) -> None:
+        full = self._is_time("discover-all", _ALL, now)
+        files = None
+        if self.settings.policies is not None:
+            try:
+                files = read_policies(self.settings.policies)
+                self._problem = ""
+            except InvalidError as error:
+                if str(error) != self._problem:
+                    log.error("SLAs in YAML stay as they were: %s", error)
+                self._problem = str(error)
+        report.changed = discover(
+            session, now=now, since=None if full else self._last.get("discovered"), files=files
+        )
+        self._last["discovered"] = now
+
+    def _write(self, session: Session, now: datetime, report: Report) -> None:
+        report.written = materialise(session, now=now, horizon=self.settings.horizon)
+        report.written += materialise_runs(session, now=now)
+
+    def _prune(self, session: Session, now: datetime) -> None:
+        if prune(session, now=now, retention=self.settings.retention) >= 5000:
+            self._last.pop("prune")  # there is more: go on in the next tick
+
+    def _judge(self, session: Session, now: datetime, report: Report) -> None:
+        if session.get_bind().dialect.name == "sqlite":
+            ttl = 3 * self.settings.tick
+            if not leases.acquire(session, leases.JUDGE, holder=self.holder, now=now, ttl=ttl):
+                session.rollback()
+                return
+        report.judged = judge_due(session, now=now, limits=self.settings.limits)
+        session.commit()
+        report.more = report.judged.looked >= self.settings.limits.batch
+
+    def _early(self, session: Session, now: datetime, report: Report) -> None:
+        if report.more or not self._is_time("early", timedelta(seconds=self._early_cost * _EARLY_SHARE), now):
+            return
+        begin = time.perf_counter()
+
+        def look() -> None:
+            report.early = look_early(session, now=now, limits=self.settings.limits)
+
+        self._duty(session, look)
+        self._early_cost = time.perf_counter() - begin
+
+    def _beat(self, session: Session, now: datetime, report: Report) -> None:
+        leases.beat(
+            session,
+            holder=self.holder,
+            now=now,
+            started=self._started,
+            tick=self.settings.tick,
+            last_tick=self._last_tick,
+            lag=report.judged.lag,
+        )
+        session.commit()
+        if self._ping and self.settings.ping_url and not report.held and self._is_time("ping", _PING, now):
+            self._ping(self.settings.ping_url)
+
+    def _duty(self, session: Session, work: Callable[[], None]) -> None:
+        """Do one duty in a transaction of its own; what breaks it must not keep others from being done."""
+        try:
+            work()
+            session.commit()
+        except DBAPIError as error:
+            session.rollback()
+            if error.connection_invalidated:
+                raise
+            log.exception("A duty failed")
+        except Exception:
+            session.rollback()
+            log.exception("A duty failed")
+
+    def _is_time(self, name: str, every: timedelta, now: datetime) -> bool:
+        last = self._last.get(name)
+        if last is not None and last <= now < last + every:
+            return False
+        self._last[name] = now
+        return True
+
+    def _sending(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait(self.settings.tick.total_seconds())
+            self._wake.clear()
+            try:
+                while self._send is not None and not self._stop.is_set() and self._send(datetime.now(UTC)):
+                    pass
+            except Exception:
+                log.exception("Sending failed")
+                self._stop.wait(1)
+
+    def _measure(self, report: Report) -> None:
+        from airflow.sdk.observability import stats
+
+        lag, seconds = report.judged.lag.total_seconds(), report.seconds
+        gauges: dict[str, Any] = {"lag_seconds": lag, "tick_seconds": seconds, "looked": report.judged.looked}
+        for name, value in gauges.items():
+            stats.gauge(f"airflow_ext.sla.monitor.{name}", value)
+        for tally in (report.judged, report.early):
+            for state, count in tally.states.items():
+                if state not in OPEN_STATES[:1] and count:
+                    stats.incr(f"airflow_ext.sla.occurrences.{state}", count)
