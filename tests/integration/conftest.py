@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from airflow_ext.dbt.selection import Selection
 from airflow_ext.testing.airflow_client import AirflowClient
 from airflow_ext.testing.local_airflow import LocalAirflow
 from airflow_ext.testing.postgres import LocalPostgres
+from airflow_ext.testing.vault import LocalVault
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +26,16 @@ def postgres(work: Path) -> Iterator[LocalPostgres]:
 
 
 @pytest.fixture(scope="session")
-def airflow(work: Path, postgres: LocalPostgres) -> Iterator[LocalAirflow]:
+def vault(postgres: LocalPostgres) -> Iterator[LocalVault]:
+    """The Vault-compatible server that has connections whose id begins with ``vault_``, and makes roles in PostgreSQL."""
+    with LocalVault() as server:
+        may = {"secret/data/connections/*": ["read"], "database/creds/*": ["read"]}
+        server.policy("airflow", {**may, "auth/token/create": ["create", "update"]})
+        yield server
+
+
+@pytest.fixture(scope="session")
+def airflow(work: Path, postgres: LocalPostgres, vault: LocalVault) -> Iterator[LocalAirflow]:
     """The Airflow all integration tests share; its DAGs are in ``tests/integration/dags``.
 
     Environment variable ``AIRFLOW_EXT_TEST_WORK`` tells those DAGs a folder to read and write.
@@ -36,12 +47,16 @@ def airflow(work: Path, postgres: LocalPostgres) -> Iterator[LocalAirflow]:
     shutil.copytree(Path(__file__).parent / "dags" / "dbt_shop", scratch / "shop")
     index(scratch / "shop", adapter="duckdb", selections=[Selection.of("+orders", None, None, "cautious")])
     postgres.create_database("airflow")
+    role_id, secret_id = vault.approle("airflow", policies=["airflow"])
+    secrets = {"url": vault.url, "auth_type": "approle", "role_id": role_id, "secret_id": secret_id}
     with LocalAirflow(
         work / "airflow",
         dags={"tests": Path(__file__).parent / "dags"},
         metadata_url=postgres.url("airflow", driver="postgresql+psycopg2"),
         env={
             "AIRFLOW_EXT_TEST_WORK": str(scratch),
+            "AIRFLOW__SECRETS__BACKEND": "airflow_ext.secrets.vault.VaultBackend",
+            "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({**secrets, "include": "vault_.*"}),
             # A killed worker is noticed within a minute, not within five.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
