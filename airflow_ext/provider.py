@@ -127,6 +127,13 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_ext": {
                 "description": "Settings of airflow-ext.",
                 "options": {
+                    "contracts_folder": _option(
+                        "string",
+                        "",
+                        "Folder of all contract files, as workers see it. Sensors then know at once that a contract or "
+                        "version does not exist. Empty: nobody is asked.",
+                        example="/opt/airflow/contracts",
+                    ),
                     "verdict_store_conn_id": _option(
                         "string",
                         "",

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import Asset, BaseSensorOperator, PokeReturnValue
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 
 from airflow_ext.contracts import ContractRange, Status, report
 from airflow_ext.contracts.intervals import asked
 from airflow_ext.contracts.partition import DEFAULT_FORMAT, DEFAULT_TIMEZONE, PartitionRule
+from airflow_ext.contracts.registry import missing
 from airflow_ext.contracts.store import VerdictStore
 from airflow_ext.contracts.terms import GO, LAST_GOOD, WAIT, Terms, Wanted
 from airflow_ext.contracts.waiting import Decision, Seen, last_good, look_in_store
-from airflow_ext.exceptions import InvalidError, StoreUnavailableError
+from airflow_ext.exceptions import InvalidContractError, InvalidError, StoreUnavailableError
 from airflow_ext.hooks.verdict_store import verdict_store
 from airflow_ext.sensors._contract_schedule import ContractSchedule
 from airflow_ext.triggers.contract import OUTAGE_SECONDS, ContractTrigger, parse_event
@@ -90,6 +93,8 @@ class ContractSensor(BaseSensorOperator):
     :param available_by: When a partition is due: a time of day at or after its end such as ``"06:00"`` in the
         zone of its keys, or a timedelta after its end. Default: as the contract says.
     :param grace: Lateness that is forgiven (seconds or timedelta), with ``available_by`` only.
+    :param contracts: Folder of all contract files, as the worker sees it, to know at once that a contract or version
+        does not exist. Default: ``[airflow_ext] contracts_folder``, else nobody is asked.
     :param store_conn_id: Connection of the database that keeps the verdicts. Default: ``[airflow_ext]
         verdict_store_conn_id``, else Airflow's asset state.
     :param poll_interval: Seconds between two looks. In a triggerer all sensors of one interval look together;
@@ -124,6 +129,7 @@ class ContractSensor(BaseSensorOperator):
         max_staleness: timedelta | float | None = None,
         available_by: str | timedelta | None = None,
         grace: timedelta | float = 0,
+        contracts: str | os.PathLike[str] | None = None,
         store_conn_id: str | None = None,
         poll_interval: float = 30,
         deferrable: bool = True,
@@ -173,6 +179,7 @@ class ContractSensor(BaseSensorOperator):
         self.max_staleness = max_staleness
         self.available_by = available_by
         self.grace = grace
+        self.contracts = contracts
         self.store_conn_id = store_conn_id
         self.poll_interval = poll_interval
         self.deferrable = deferrable
@@ -180,6 +187,7 @@ class ContractSensor(BaseSensorOperator):
         own = [Asset(name=name) for name in self.wanted.assets]
         self.inlets = [*self.inlets, *(asset for asset in own if asset not in self.inlets)]
         self._waiting: Wanted | None = None
+        self._exists = False
         self._failing_since: float | None = None
         self._last_seen = Seen(Status.NOT_PUBLISHED)
 
@@ -197,7 +205,7 @@ class ContractSensor(BaseSensorOperator):
             except AirflowSensorTimeout as exc:
                 return self._give_up(wanted, self._last_seen, exc)
         try:
-            decision = look_in_store(wanted, self._store(), time.time())
+            decision = self._look_at(wanted)
         except StoreUnavailableError as exc:
             self.log.warning("%s; the trigger goes on trying", exc)
             decision = Decision(WAIT, Seen(Status.STORE_UNAVAILABLE))
@@ -257,7 +265,7 @@ class ContractSensor(BaseSensorOperator):
         """Look once."""
         wanted = self._waiting or self._wanted(context)
         try:
-            decision = look_in_store(wanted, self._store(), time.time())
+            decision = self._look_at(wanted)
             self._failing_since = None
         except StoreUnavailableError as exc:
             now = time.monotonic()
@@ -270,6 +278,20 @@ class ContractSensor(BaseSensorOperator):
             self._tell(wanted, decision.seen)
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._finish(wanted, decision))
+
+    def _look_at(self, wanted: Wanted) -> Decision:
+        decision = look_in_store(wanted, self._store(), time.time())
+        if decision.action != WAIT or self._exists:
+            return decision
+        folder = self.contracts or conf.get("airflow_ext", "contracts_folder", fallback="")
+        if folder:
+            try:
+                if (seen := missing(self.wanted, os.fspath(folder))) is not None:
+                    return Decision(self.terms.action(seen.status), seen)
+            except InvalidContractError as exc:
+                self.log.warning("Whether %s exists is not known: %s", self.wanted.id, exc)
+        self._exists = True
+        return decision
 
     def _store(self) -> VerdictStore:
         return verdict_store(self.store_conn_id)

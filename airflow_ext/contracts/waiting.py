@@ -299,8 +299,3 @@ def last_good(wanted: Wanted, store: VerdictStore) -> Verdict | None:
     found = newest_good(wanted, heads, until=wanted.partitions[0])
     verdict = store.verdict(found[0], found[1]) if found else None
     return verdict if verdict is not None and verdict.status.holds else None
-
-
-def unknown(detail: str, terms: Terms) -> Decision:
-    """Return the decision about a contract that nobody has."""
-    return Decision(terms.action(Status.UNKNOWN_CONTRACT), Seen(Status.UNKNOWN_CONTRACT, None, detail))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pendulum
 import pytest
+import yaml
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import (
     AirflowFailException,
@@ -28,6 +31,7 @@ from airflow_ext.hooks.verdict_store import verdict_store
 from airflow_ext.sensors.contract import ContractSensor
 from tests.paths import ROOT
 from tests.unit.contracts.asset_state import AssetStateServer
+from tests.unit.contracts.samples import document
 
 DAY = "2013-01-05"
 
@@ -410,3 +414,22 @@ def test_a_late_partition(action: Any) -> None:
 def test_arguments_that_do_not_go_together(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sensor(**changes)
+
+
+def test_a_contract_that_no_folder_has_is_known_at_once(tmp_path: Path) -> None:
+    (tmp_path / "orders.odcs.yaml").write_text(yaml.safe_dump(document(id="daily_orders")))
+    waiting = sensor(contract="daily_order>=1,<2", contracts=tmp_path, on_unknown="skip")
+    with pytest.raises(AirflowSkipException, match=r"UNKNOWN_CONTRACT.*did you mean daily_orders\?"):
+        waiting.execute(context())
+    with pytest.raises(AirflowFailException, match=r"VERSION_MISMATCH.*has version 1\.2\.0\n.*shop team"):
+        sensor(contract="daily_orders>=2,<3", contracts=tmp_path).execute(context())
+    os.environ["AIRFLOW__AIRFLOW_EXT__CONTRACTS_FOLDER"] = str(tmp_path)
+    with pytest.raises(AirflowFailException, match="UNKNOWN_CONTRACT"):
+        sensor(deferrable=False).execute(context())
+    published = publish()
+    assert sensor().execute(context()) == published.to_dict()  # what is published exists
+
+
+def test_a_folder_that_cannot_be_read_lets_wait(tmp_path: Path) -> None:
+    with pytest.raises(TaskDeferred):
+        sensor(contracts=tmp_path / "nowhere").execute(context())
