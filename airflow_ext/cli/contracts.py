@@ -10,7 +10,7 @@ import functools
 import sys
 from collections.abc import Callable
 
-from airflow_ext.cli import contracts_change
+from airflow_ext.cli import contracts_change, contracts_impact
 from airflow_ext.exceptions import AirflowExtError, InvalidContractError
 
 Command = Callable[[argparse.Namespace], int]
@@ -25,9 +25,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     group = subparsers.add_parser(
         "contracts", help="contracts between teams: check, compare, find consumers, look at verdicts"
     )
-    verbs = group.add_subparsers(dest="verb", metavar="|".join(("lint", "diff")), required=True)
+    verbs = group.add_subparsers(dest="verb", metavar="|".join(("lint", "diff", "impact")), required=True)
     contracts_change.add_lint(verbs, ending(contracts_change.lint_command))
     contracts_change.add_diff(verbs, ending(contracts_change.diff_command))
+    contracts_impact.add_impact(verbs, ending(contracts_impact.impact_command))
 
 
 def ending(command: Command) -> Command:
