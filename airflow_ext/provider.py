@@ -141,6 +141,13 @@ def get_provider_info() -> dict[str, Any]:
                         "that several Airflows can share them. Empty: Airflow's own asset state.",
                         example="verdicts_db",
                     ),
+                    "contract_channels": _option(
+                        "string",
+                        "",
+                        "Notifiers that tell of contracts whose state changed, by tool of their support: a JSON object.",
+                        example='{"slack": {"notifier": "airflow.providers.slack.notifications.slack.SlackNotifier", '
+                        '"channel": "{{ notice.channel }}"}}',
+                    ),
                     "sla_tick_seconds": _option(
                         "integer",
                         "10",

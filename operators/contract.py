@@ -20,7 +20,9 @@ from airflow_ext.contracts.judge import judge
 from airflow_ext.contracts.sql import DIALECTS, Database
 from airflow_ext.contracts.verdict import Quarantine, Status
 from airflow_ext.exceptions import InvalidError, UnavailableError
+from airflow_ext.hooks import contract_lineage, contract_metrics
 from airflow_ext.hooks.verdict_store import verdict_store
+from airflow_ext.notifications import contract as notices
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -92,6 +94,7 @@ class ContractPublishOperator(BaseOperator):
         self.quarantine = quarantine
         self.emit_event = emit_event
         self.store_conn_id = store_conn_id
+        self._published: Verdict | None = None
         own = events.outlets_for([self.contract.asset], alias=self._alias)
         self.outlets = [*self.outlets, *(outlet for outlet in own if outlet not in self.outlets)]
 
@@ -114,10 +117,9 @@ class ContractPublishOperator(BaseOperator):
             verdict = store.publish(verdict, rule=self.contract.partition, promise=Promise.of(self.contract))
         except InvalidError as exc:
             raise AirflowFailException(str(exc)) from exc
-        stats.incr(
-            "airflow_ext.contracts.verdicts",
-            tags={"contract": verdict.contract, "status": str(verdict.status)},
-        )
+        self._published = verdict
+        contract_metrics.record(verdict)
+        notices.tell(context, self.contract, verdict)
         for skipped in verdict.skipped:
             self.log.info("Not judged: %s", skipped)
         if not verdict.status.holds:
@@ -127,6 +129,16 @@ class ContractPublishOperator(BaseOperator):
         others = [outlet for outlet in self.outlets if outlet not in own]
         self.outlets = [*others, *(self._emit(context, verdict) if self.emit_event else [])]
         return verdict.to_dict()
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002  the provider passes it
+        """Tell OpenLineage, if its provider asks, which rules hold."""
+        conn_id = self.conn_id or self.contract.conn_id
+        connection = BaseHook.get_connection(conn_id) if self._published and conn_id else None
+        return contract_lineage.lineage_of(self.contract, self._published, connection)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
+        """Tell the same of a breach."""
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def _refuse(self, verdict: Verdict) -> NoReturn:
         if verdict.status is Status.WITHDRAWN:
