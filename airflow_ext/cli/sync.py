@@ -1,0 +1,98 @@
+"""``airflow-ext sync``: try syncs without an account."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_ext.testing.airbyte import LocalAirbyte
+    from airflow_ext.testing.fivetran import LocalFivetran
+
+DEFAULT_SYNCS = ("shop:5", "crm:20")
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the group ``sync`` to a command line.
+
+    :param subparsers: What ``ArgumentParser.add_subparsers()`` returned.
+    """
+    group = subparsers.add_parser("sync", help="syncs: a local Fivetran or Airbyte to try DAGs with")
+    verbs = group.add_subparsers(dest="verb", metavar="serve-fake", required=True)
+    parser = verbs.add_parser("serve-fake", help="run a local server that answers as a vendor does")
+    parser.add_argument("vendor", choices=("fivetran", "airbyte"))
+    parser.add_argument("--port", type=int, default=0, help="TCP port on the loopback (default: a free one)")
+    parser.add_argument(
+        "--sync",
+        action="append",
+        metavar="NAME[:SECONDS]",
+        help="a sync it offers and how long each run takes (default: shop:5 and crm:20)",
+    )
+    parser.set_defaults(func=_serve_command)
+
+
+def _serve_command(args: argparse.Namespace) -> int:
+    syncs: list[tuple[str, float]] = []
+    for text in args.sync or DEFAULT_SYNCS:
+        name, _, seconds = text.partition(":")
+        try:
+            syncs.append((name, float(seconds or 5)))
+        except ValueError:
+            print(f"airflow-ext: --sync {text!r}: give NAME or NAME:SECONDS, such as shop:5", file=sys.stderr)
+            return 2
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    make = _fivetran if args.vendor == "fivetran" else _airbyte
+    server, connection, names = make(args.port, syncs)
+    with server:
+        connection["host"] = server.url + connection["host"]
+        variable = f"AIRFLOW_CONN_LOCAL_{args.vendor.upper()}"
+        print(
+            f"Local {args.vendor} at {server.url}, until Ctrl-C. Its connection, for Airflow's environment:\n"
+        )
+        print(f"export {variable}='{json.dumps(connection)}'\n")
+        for line in names:
+            print(line)
+        sys.stdout.flush()
+        ended.wait()
+    return 0
+
+
+def _fivetran(port: int, syncs: list[tuple[str, float]]) -> tuple[LocalFivetran, dict[str, str], list[str]]:
+    from airflow_ext.testing.fivetran import LocalFivetran, SyncScript
+
+    server = LocalFivetran(port=port)
+    for name, seconds in syncs:
+        server.connection(name, SyncScript(seconds=seconds))
+    connection = {
+        "conn_type": "ext-fivetran",
+        "host": "",
+        "login": server.api_key,
+        "password": server.api_secret,
+    }
+    shown = [f'  SyncOperator(sync_conn_id="local_fivetran", sync="{name}")' for name, _ in syncs]
+    return server, connection, shown
+
+
+def _airbyte(port: int, syncs: list[tuple[str, float]]) -> tuple[LocalAirbyte, dict[str, str], list[str]]:
+    from airflow_ext.testing.airbyte import JobScript, LocalAirbyte
+
+    server = LocalAirbyte(port=port)
+    for name, seconds in syncs:
+        server.connection(name, JobScript(seconds=seconds, rows=1000))
+    connection = {
+        "conn_type": "ext-airbyte",
+        "host": server.base,
+        "login": server.client_id,
+        "password": server.client_secret,
+    }
+    shown = [
+        f'  SyncOperator(sync_conn_id="local_airbyte", sync="{each.name}")  # {each.id}'
+        for each in server.connections.values()
+    ]
+    return server, connection, shown
