@@ -30,10 +30,13 @@ class Event:
 
     :param asset: The asset; it must be among the task's outlets.
     :param extra: JSON values shown with the event; never a secret.
+    :param declared: The DAG names the asset. An undeclared one goes through the alias, which makes it known to
+        Airflow; its event never has a key of its own.
     """
 
     asset: Asset
     extra: Mapping[str, Any] = field(default_factory=dict)
+    declared: bool = True
 
 
 def outlets_for(assets: Iterable[Asset], *, alias: str) -> list[Asset | AssetAlias]:
@@ -94,6 +97,10 @@ def emit(
         return outlets_for([], alias=alias)
     for event in events:
         extra = dict(event.extra)
+        if not event.declared:
+            if plain_consumers or in_partitioned_run:
+                outlet_events[AssetAlias(name=alias)].add(event.asset, extra=extra)
+            continue
         accessor = outlet_events[event.asset]
         accessor.extra = extra
         if partition is None:
@@ -101,4 +108,4 @@ def emit(
         accessor.add_partitions(partition)
         if plain_consumers and not in_partitioned_run:
             outlet_events[AssetAlias(name=alias)].add(event.asset, extra=extra)
-    return outlets_for((event.asset for event in events), alias=alias)
+    return outlets_for((event.asset for event in events if event.declared), alias=alias)

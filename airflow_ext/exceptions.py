@@ -5,17 +5,21 @@
     AirflowExtError
     |-- UnavailableError            wait and try again: something did not answer
     |   |-- VaultUnavailableError
-    |   `-- StoreUnavailableError
+    |   |-- StoreUnavailableError
+    |   `-- SyncUnavailableError
     |-- DeniedError                 fix credentials or permissions
-    |   `-- VaultDeniedError
+    |   |-- VaultDeniedError
+    |   `-- SyncDeniedError
     |-- InvalidError (ValueError)   fix what you wrote: argument, file or connection
     |   |-- InvalidContractError
     |   |-- InvalidProjectError
+    |   |-- InvalidSyncError
     |   `-- MissingExtraError
     `-- FailedError                 the work ran and ended badly: look at the data or the code
         |-- ContractNotMetError
         |-- DbtFailedError
         `-- SyncFailedError
+            `-- SchemaDriftError
 
 No message and no attribute ever holds a secret value. Every class survives ``pickle``.
 """
@@ -58,6 +62,29 @@ class StoreUnavailableError(UnavailableError):
     """The place where verdicts are kept cannot be read or written."""
 
 
+class SyncUnavailableError(UnavailableError):
+    """A sync vendor is unreachable, overloaded, broken or answers nothing that can be read.
+
+    :param code: The vendor's own code, empty when it gave none.
+    :param link: Page of the sync in the vendor's dashboard.
+    :param retry_after: Seconds after which the vendor wants to be asked again; 0 when it did not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        service: str = "",
+        code: str = "",
+        link: str = "",
+        retry_after: float = 0.0,
+    ) -> None:
+        super().__init__(message, service=service)
+        self.code = code
+        self.link = link
+        self.retry_after = retry_after
+
+
 class DeniedError(AirflowExtError):
     """The other side answered and said no.
 
@@ -78,6 +105,19 @@ class VaultDeniedError(DeniedError):
     def __init__(self, message: str, *, status: int = 0, path: str = "") -> None:
         super().__init__(message, status=status)
         self.path = path
+
+
+class SyncDeniedError(DeniedError):
+    """A sync vendor refused the key, or what the key may do.
+
+    :param code: The vendor's own code, empty when it gave none.
+    :param link: Page of the sync in the vendor's dashboard.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, code: str = "", link: str = "") -> None:
+        super().__init__(message, status=status)
+        self.code = code
+        self.link = link
 
 
 class InvalidError(AirflowExtError, ValueError):
@@ -106,6 +146,21 @@ class InvalidProjectError(InvalidError):
     def __init__(self, message: str, *, source: str = "") -> None:
         super().__init__(message)
         self.source = source
+
+
+class InvalidSyncError(InvalidError):
+    """A sync cannot run as it is: unknown, deleted, paused, broken, or asked for what it cannot do.
+
+    :param status: HTTP status, 0 when it was no answer of the vendor.
+    :param code: The vendor's own code, empty when it gave none.
+    :param link: Page of the sync in the vendor's dashboard.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, code: str = "", link: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.link = link
 
 
 class MissingExtraError(InvalidError):
@@ -168,10 +223,44 @@ class SyncFailedError(FailedError):
     :param status: Our status of the run.
     :param run_id: The run, as its backend names it.
     :param table: The table it failed in, where that is known.
+    :param reason: Why, in the vendor's words.
+    :param link: Page of the sync in the vendor's dashboard.
     """
 
-    def __init__(self, message: str, *, status: str = "failed", run_id: str = "", table: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: str = "failed",
+        run_id: str = "",
+        table: str = "",
+        reason: str = "",
+        link: str = "",
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.run_id = run_id
         self.table = table
+        self.reason = reason
+        self.link = link
+
+
+class SchemaDriftError(SyncFailedError):
+    """Tables changed in a way that the task does not allow; the data has arrived, nothing follows.
+
+    :param changes: One line per change.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: str = "drifted",
+        run_id: str = "",
+        table: str = "",
+        reason: str = "",
+        link: str = "",
+        changes: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, status=status, run_id=run_id, table=table, reason=reason, link=link)
+        self.changes = changes

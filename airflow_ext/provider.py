@@ -50,6 +50,48 @@ _DLT_CONNECTION = {
 }
 
 
+_FIVETRAN_CONNECTION: dict[str, Any] = {
+    "connection-type": "ext-fivetran",
+    "hook-class-name": "airflow_ext.hooks.sync_vendors.FivetranHook",
+    "hook-name": "Fivetran (airflow-ext)",
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "port", "extra"],
+        "relabeling": {"login": "API key", "password": "API secret", "host": "API URL"},
+        "placeholders": {"host": "https://api.fivetran.com"},
+    },
+    "conn-fields": {
+        "webhook_secret": {
+            "label": "Webhook secret",
+            "description": "Signs Fivetran's webhooks; empty takes none.",
+            "schema": {"type": ["string", "null"], "format": "password"},
+        },
+    },
+}
+
+_AIRBYTE_CONNECTION: dict[str, Any] = {
+    "connection-type": "ext-airbyte",
+    "hook-class-name": "airflow_ext.hooks.sync_vendors.AirbyteHook",
+    "hook-name": "Airbyte (airflow-ext)",
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "port", "extra"],
+        "relabeling": {"login": "Client id", "password": "Client secret", "host": "API URL"},
+        "placeholders": {"host": "https://airbyte.example.com/api/public/v1"},
+    },
+    "conn-fields": {
+        "token_url": {
+            "label": "Token URL",
+            "description": "Where tokens are given, if not at the API's own /applications/token.",
+            "schema": {"type": ["string", "null"], "format": "url"},
+        },
+        "basic": {
+            "label": "Log in with user and password",
+            "description": "For old installations: the two fields above are a user and a password.",
+            "schema": {"type": "boolean", "default": False},
+        },
+    },
+}
+
+
 def _option(kind: str, default: str, description: str, **more: Any) -> dict[str, Any]:
     return {
         "description": description,
@@ -102,15 +144,20 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": [
             {"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.sensors.contract"]},
             {"integration-name": _DBT, "python-modules": ["airflow_ext.sensors.dbt"]},
+            {"integration-name": _SYNC, "python-modules": ["airflow_ext.sensors.sync"]},
         ],
         "hooks": [
-            {"integration-name": _SYNC, "python-modules": ["airflow_ext.hooks.sync"]},
+            {
+                "integration-name": _SYNC,
+                "python-modules": ["airflow_ext.hooks.sync", "airflow_ext.hooks.sync_vendors"],
+            },
             {"integration-name": _DBT, "python-modules": ["airflow_ext.hooks.dbt"]},
             {"integration-name": _VAULT, "python-modules": ["airflow_ext.hooks.vault"]},
         ],
         "triggers": [
             {"integration-name": _DBT, "python-modules": ["airflow_ext.triggers.dbt"]},
             {"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.triggers.contract"]},
+            {"integration-name": _SYNC, "python-modules": ["airflow_ext.triggers.sync"]},
         ],
         "task-decorators": [
             {
@@ -119,7 +166,7 @@ def get_provider_info() -> dict[str, Any]:
             },
             {"name": "vault_lease", "class-name": "airflow_ext.decorators.vault.vault_lease_task"},
         ],
-        "connection-types": [_DLT_CONNECTION],
+        "connection-types": [_DLT_CONNECTION, _FIVETRAN_CONNECTION, _AIRBYTE_CONNECTION],
         "secrets-backends": ["airflow_ext.secrets.vault.VaultBackend"],
         "cli": ["airflow_ext.cli.airflow_commands.get_commands"],
         "db-managers": ["airflow_ext.sla.ledger.manager.LedgerManager"],

@@ -3,66 +3,76 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import re
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, AirflowSkipException
+from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 from airflow.sdk.observability import stats
 
 from airflow_ext.events import Event, emit, outlets_for, partition_of
-from airflow_ext.exceptions import InvalidError, SyncFailedError
+from airflow_ext.exceptions import InvalidError, InvalidSyncError, SchemaDriftError, SyncFailedError
 from airflow_ext.hooks.sync import get_backend
-from airflow_ext.sync.backend import RunHandle, SyncBackend, SyncRequest
-from airflow_ext.sync.model import RunStatus, SyncResult, SyncStatus
+from airflow_ext.operators._sync_embedded import CANCEL_SECONDS, check_tables, drive
+from airflow_ext.operators._sync_embedded import run_name as _run_name
+from airflow_ext.operators._sync_remote import RemoteSyncOperator, SyncWait
+from airflow_ext.operators._sync_resync import ResyncOperator
+from airflow_ext.sync import drift
+from airflow_ext.sync.backend import RemoteBackend, RunHandle, SyncBackend, SyncRequest
+from airflow_ext.sync.drift import SchemaGate
+from airflow_ext.sync.model import SchemaChange, SyncResult, TableResult
 from airflow_ext.sync.tables import SyncTable, Window
+from airflow_ext.triggers.sync import state_asset
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-__all__ = ["SyncOperator", "SyncTable"]
-
-PROGRESS_SECONDS = 10
-"""Time between two progress lines in the log."""
-
-POLL_SECONDS = 2
-"""Longest time between two looks at the run; an embedded run answers at once when it ends."""
-
-CANCEL_SECONDS = 3
-"""Airflow kills a task five seconds after it has asked it to stop."""
+__all__ = ["ResyncOperator", "SchemaGate", "SyncOperator", "SyncTable", "SyncWait"]
 
 
-class SyncOperator(BaseOperator):
-    """Run a sync and emit one asset event per loaded table.
+class SyncOperator(RemoteSyncOperator):
+    """Run a sync and emit one asset event per table.
 
-    The backend follows from the type of the connection. With a window, tables that have a cursor load the
-    rows with ``window_start <= cursor < window_end``; without one they continue from the last cursor value.
+    The backend follows from the type of the connection. With ``sync`` a vendor runs it: it is started, or adopted if
+    it runs already, and waited for in the triggerer; a retry goes on with the run of the try before, and a killed,
+    cleared or timed-out task cancels what it has started. With ``tables`` of :class:`SyncTable` the embedded engine
+    runs it beside the task: with a window, tables that have a cursor load the rows with
+    ``window_start <= cursor < window_end``; without one they continue from the last cursor value.
 
     Returns a dict: ``backend``, ``run_id``, ``started``, ``ended``, ``tables`` (``rows`` and
-    ``schema_changes`` for each), ``finished_pending`` and ``link``.
+    ``schema_changes`` for each), ``rows`` in all, ``finished_pending`` and ``link``. Rows are ``None`` where they are
+    not known.
 
     A mapped task (``SyncOperator.partial(...).expand(...)``) has no assets of its own when the DAG is parsed:
     give ``partial(outlets=[...])`` each ``Asset("sync/<connection id>/<table>")`` and the alias
     ``AssetAlias("sync/<dag id>/<task id>")``, or Airflow drops the events.
 
-    :param tables: What to load.
+    :param tables: With the embedded engine, what to load. With ``sync``, names (``schema.table`` in the destination)
+        of tables whose assets shall be known when the DAG is parsed, which keyed events need; events of the others
+        have no key.
     :param sync_conn_id: Connection whose type chooses the backend; ``ext-dlt`` is the embedded engine.
         Not templated: the assets are named after it when the DAG is parsed.
+    :param sync: The vendor's sync, by id or name. Not templated, as the connection.
     :param window_start: First cursor value of this run, such as ``"{{ ds }}"`` (templated).
     :param window_end: First cursor value beyond, such as ``"{{ macros.ds_add(ds, 1) }}"`` (templated).
     :param partition: Partition key of the asset events, such as ``"{{ ds }}"`` (templated); ``None`` takes
         the run's own key, and in a run without one the events have no key.
     :param pipelines_folder: Folder where the embedded engine keeps state and load packages; ``None`` is
         ``airflow-ext/dlt`` under Airflow's home. On a disk that survives the task, never in a temporary folder.
+    :param schema_gate: What happens when tables have changed since the last run; ``None`` compares nothing.
+    :param skip_if_no_rows: Skip the task, and so what follows it, if it is known that no row arrived.
+    :param kwargs: With ``sync``: ``waiting`` (:class:`SyncWait`), ``deferrable`` (default true), ``mode`` (``poke``
+        or ``reschedule``) of a task that is not deferrable, ``on_running`` (``adopt``, ``wait``, ``fail``) if the
+        sync runs already, ``cancel_on_kill`` (default true). And whatever every operator takes.
     :raises ValueError: If the tables or the window do not go together.
     :raises SyncFailedError: If the sync ends in any state but success (the task may retry).
-    :raises AirflowFailException: If the DAG or a connection must be changed first (no retry).
+    :raises SyncUnavailableError: If the vendor does not answer for long (the task may retry).
+    :raises AirflowFailException: If the DAG, a connection or the sync must be changed first (no retry).
     """
 
     template_fields: Sequence[str] = ("window_start", "window_end", "partition")
@@ -71,53 +81,57 @@ class SyncOperator(BaseOperator):
     def __init__(
         self,
         *,
-        tables: Sequence[SyncTable],
+        tables: Sequence[SyncTable | str] = (),
         sync_conn_id: str = "ext_dlt_default",
+        sync: str | None = None,
         window_start: str | None = None,
         window_end: str | None = None,
         partition: str | None = None,
         pipelines_folder: str | os.PathLike[str] | None = None,
+        schema_gate: SchemaGate | None = None,
+        skip_if_no_rows: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(sync_conn_id=sync_conn_id, **kwargs)
         self.tables = tuple(tables)
-        self.sync_conn_id = sync_conn_id
+        self.sync = sync
         self.window_start = window_start
         self.window_end = window_end
         self.partition = partition
         self.pipelines_folder = pipelines_folder
-        _check_tables(self.tables)
-        if (window_start is None) != (window_end is None):
-            raise ValueError(
-                f"window_start={window_start!r}, window_end={window_end!r}: give both or none of them"
-            )
-        windowed = [table.name for table in self.tables if table.mode == "window"]
-        if windowed and window_start is None:
-            raise ValueError(
-                f"window_start=None: mode='window' of table {windowed[0]!r} needs window_start= and "
-                "window_end=, such as '{{ ds }}' and '{{ macros.ds_add(ds, 1) }}'"
-            )
-        self.assets = {
-            table.name: Asset(name=table.asset or f"sync/{sync_conn_id}/{table.name}")
-            for table in self.tables
-        }
+        self.schema_gate = schema_gate
+        self.skip_if_no_rows = skip_if_no_rows
         self._alias = f"sync/{self.dag_id}/{self.task_id}"
-        own = f"sync/{sync_conn_id}/"
         declared = list(self.outlets)
+        if sync is None:
+            own = f"sync/{sync_conn_id}/"
+            self._loads = check_tables(self.tables)
+            _check_windows(self._loads, window_start, window_end)
+            self.assets = {
+                table.name: Asset(name=table.asset or f"{own}{table.name}") for table in self._loads
+            }
+        else:
+            own = f"sync/{sync_conn_id}/{sync}/"
+            names = _check_names(sync, self.tables, window_start, window_end)
+            self.assets = {name: Asset(name=f"{own}{name}") for name in names}
+            self.watch_state()
         # A mapped task declares its assets by hand, for all of its copies; each fires only what it loaded.
         self._user_outlets = [
             outlet for outlet in declared if not (isinstance(outlet, Asset) and outlet.name.startswith(own))
         ]
+        self._own = own
         self.outlets = [*declared, *outlets_for(self.assets.values(), alias=self._alias)]
         self._running: tuple[SyncBackend, RunHandle] | None = None
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context) -> Any:
         """Run the sync, wait for its end and record the asset events."""
+        if self.sync is not None:
+            return self.run_remote(context)
         window = None
         if self.window_start is not None and self.window_end is not None:
             window = Window(start=self.window_start, end=self.window_end)
         request = SyncRequest(
-            name=_run_name(context), tables=self.tables, window=window, run=context["ti"].run_id
+            name=_run_name(context), tables=self._loads, window=window, run=context["ti"].run_id
         )
         tags = {"sync_conn_id": self.sync_conn_id}
         try:
@@ -130,20 +144,11 @@ class SyncOperator(BaseOperator):
         except SyncFailedError:
             stats.incr("airflow_ext.sync.failed", tags=tags)
             raise
-        self._report(result, tags)
-        events = [
-            Event(
-                self.assets[table.name],
-                table.to_dict() | {"run_id": result.run_id, "backend": result.backend},
-            )
-            for table in result.tables
-        ]
-        emitted = emit(context, events, alias=self._alias, partition=partition_of(context, self.partition))
-        self.outlets = [*self._user_outlets, *emitted]
-        return result.to_dict()
+        return self._end(context, [result])
 
     def on_kill(self) -> None:
-        """Stop the sync; what it was writing is rolled back by the destination."""
+        """Stop the sync; what the embedded engine was writing is rolled back by the destination."""
+        super().on_kill()
         if self._running is None:
             return
         backend, handle = self._running
@@ -155,23 +160,97 @@ class SyncOperator(BaseOperator):
         stopper.join(CANCEL_SECONDS + 1)
 
     async def _drive(self, backend: SyncBackend, request: SyncRequest) -> SyncResult:
-        handle = await backend.start(request)
-        self._running = backend, handle
-        progress = _Progress(self.log.info)
+        def running(handle: RunHandle | None) -> None:
+            self._running = None if handle is None else (backend, handle)
+
+        return await drive(backend, request, log=self.log, running=running)
+
+    def _plan(self) -> Sequence[SyncRequest]:
+        return [SyncRequest(sync=self.sync or "", on_running=self.on_running)]
+
+    async def _inspect(self, backend: RemoteBackend, handle: RunHandle, result: SyncResult) -> SyncResult:
+        if self.schema_gate is None:
+            return result
+        if not backend.capabilities.tables:
+            raise InvalidSyncError(f"schema_gate=: the backend {backend.name!r} does not tell its tables")
+        tables = await backend.tables(handle, columns=backend.capabilities.columns)
+        now = drift.schema_of(tables)
+        state = AssetStateStoreAccessor(name=state_asset(self.sync_conn_id))
+        key = f"schema/{handle['sync']}"
         try:
-            while True:
-                status = await backend.poll(handle, wait=POLL_SECONDS)
-                for level, text in status.messages:
-                    (self.log.warning if level == "warning" else self.log.info)(text)
-                if status.result is not None:
-                    return status.result
-                if status.status.ended:
-                    raise _failure(status)
-                progress.tell(status)
-        finally:
-            # Whatever made the task stop waiting, a timeout too, nothing goes on behind its back.
-            await backend.cancel(handle, patience=CANCEL_SECONDS)
-            self._running = None
+            kept: Any = state.get(key)
+            before: Mapping[str, Any] = kept if isinstance(kept, Mapping) else {}
+            changes = drift.compare(before, now) if before else {}
+            judged = drift.judge(self.schema_gate, changes)
+            if not judged.refused:
+                state.set(key, drift.accepted(before, now, judged))
+        except AirflowRuntimeError as error:
+            raise SyncFailedError(
+                f"the schema of the last run cannot be read or kept, so nothing was compared: {error}"
+            ) from error
+        return replace(result, tables=_with_changes(result.tables, changes))
+
+    def _end(self, context: Context, results: Sequence[SyncResult]) -> Any:
+        result = results[0]
+        tags = {"sync_conn_id": self.sync_conn_id}
+        self._report(result, tags)
+        withheld = self._gate(result)
+        told = result.to_dict()
+        if withheld:
+            told["quarantined"] = sorted(withheld)
+        rows = _known_rows(result)
+        if self.skip_if_no_rows and rows == 0:
+            context["ti"].xcom_push(key="return_value", value=told)
+            raise AirflowSkipException("no new rows")
+        events = [self._event(table, result) for table in result.tables if table.name not in withheld]
+        emitted = emit(context, events, alias=self._alias, partition=partition_of(context, self.partition))
+        self.outlets = [*self._user_outlets, *emitted]
+        return told
+
+    def _event(self, table: TableResult, result: SyncResult) -> Event:
+        extra = table.to_dict() | {"run_id": result.run_id, "backend": result.backend}
+        known = self.assets.get(table.name)
+        if self.sync is not None:
+            extra |= {
+                "sync": self.sync,
+                "started": result.started,
+                "ended": result.ended,
+                "link": result.link,
+            }
+        asset = known or Asset(name=f"{self._own}{table.name}")
+        return Event(asset, extra, declared=known is not None)
+
+    def _gate(self, result: SyncResult) -> Mapping[str, Sequence[str]]:
+        """Return the tables whose events are withheld.
+
+        :raises AirflowFailException: If a change is not allowed.
+        """
+        if self.schema_gate is None:
+            return {}
+        changes = {table.name: table.schema_changes for table in result.tables if table.schema_changes}
+        if self.sync is None:
+            # The author names the tables of an embedded sync, so a new one is no surprise.
+            changes = {
+                name: tuple(change for change in found if change.kind != "table_added")
+                for name, found in changes.items()
+            }
+        judged = drift.judge(self.schema_gate, changes)
+        for line in judged.warned:
+            self.log.warning("Schema change: %s", line)
+        for lines in judged.quarantined.values():
+            for line in lines:
+                self.log.warning("Schema change, the table's event is withheld: %s", line)
+        if judged.refused:
+            error = SchemaDriftError(
+                "The data has arrived, but tables have changed in a way that schema_gate= does not allow:\n  "
+                + "\n  ".join(judged.refused)
+                + "\nNothing downstream was started. To accept, set the kinds to 'allow' or 'warn' for a run.",
+                run_id=result.run_id,
+                changes=judged.refused,
+                link=result.link or "",
+            )
+            raise AirflowFailException(str(error)) from error
+        return judged.quarantined
 
     def _report(self, result: SyncResult, tags: dict[str, str]) -> None:
         for package in result.finished_pending:
@@ -181,8 +260,8 @@ class SyncOperator(BaseOperator):
             self.log.info("Table %s: %s rows", table.name, rows)
             for change in table.schema_changes:
                 self.log.info("Table %s: %s %s %s", table.name, change.kind, change.column, change.type)
-            if table.rows:
-                stats.incr("airflow_ext.sync.rows", table.rows, tags=tags)
+        if rows_in_all := _known_rows(result):
+            stats.incr("airflow_ext.sync.rows", rows_in_all, tags=tags)
 
     def _folder(self) -> Path:
         if self.pipelines_folder is not None:
@@ -190,51 +269,48 @@ class SyncOperator(BaseOperator):
         return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "airflow-ext" / "dlt"
 
 
-class _Progress:
-    """Says from time to time how far a long load is."""
-
-    def __init__(self, say: Any) -> None:
-        self._say = say
-        self._started = self._told = time.monotonic()
-
-    def tell(self, status: RunStatus) -> None:
-        now = time.monotonic()
-        if now - self._told < PROGRESS_SECONDS:
-            return
-        self._told = now
-        total = sum(status.rows.values())
-        self._say(
-            "%s: %s rows in %s tables after %.0f s, %.0f rows/s",
-            *(status.phase, total, len(status.rows), now - self._started, total / (now - self._started)),
+def _check_windows(tables: Sequence[SyncTable], window_start: str | None, window_end: str | None) -> None:
+    if (window_start is None) != (window_end is None):
+        raise ValueError(
+            f"window_start={window_start!r}, window_end={window_end!r}: give both or none of them"
+        )
+    windowed = [table.name for table in tables if table.mode == "window"]
+    if windowed and window_start is None:
+        raise ValueError(
+            f"window_start=None: mode='window' of table {windowed[0]!r} needs window_start= and "
+            "window_end=, such as '{{ ds }}' and '{{ macros.ds_add(ds, 1) }}'"
         )
 
 
-def _check_tables(tables: Sequence[SyncTable]) -> None:
-    if not tables:
-        raise ValueError("tables=[]: give at least one SyncTable")
-    for table in tables:
-        if not isinstance(table, SyncTable):
-            raise TypeError(f"tables={table!r}: give SyncTable objects, such as SyncTable('flights', ...)")
-    names = [table.name.lower() for table in tables]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"tables: {twice[0]!r} stands twice; both would write the same destination table")
+def _check_names(
+    sync: str, tables: Sequence[SyncTable | str], window_start: str | None, window_end: str | None
+) -> tuple[str, ...]:
+    if not isinstance(sync, str) or not sync.strip() or "{{" in sync:
+        raise ValueError(f"sync={sync!r}: give the id or name of a sync; it is not templated")
+    names = tuple(name for name in tables if isinstance(name, str))
+    if len(names) != len(tables):
+        raise TypeError(
+            f"tables={tables!r}: with sync= the vendor knows the tables; give their names, such as 'shop.orders'"
+        )
+    if window_start is not None or window_end is not None:
+        raise ValueError(
+            f"window_start={window_start!r}, window_end={window_end!r}: a vendor's sync has no window"
+        )
+    return names
 
 
-def _run_name(context: Context) -> str:
-    """Return the name under which cursors are kept: one per task and map index, the same in every run."""
-    ti = context["ti"]
-    readable = re.sub(r"[^A-Za-z0-9]+", "_", f"{ti.dag_id}_{ti.task_id}").strip("_")[:40] or "sync"
-    index = ti.map_index if ti.map_index is not None else -1
-    # The ids may differ in what the readable part leaves out; dlt takes 64 characters.
-    own = hashlib.sha256(f"{ti.dag_id}\0{ti.task_id}\0{index}".encode()).hexdigest()[:12]
-    return f"{readable}_{own}"
+def _with_changes(
+    tables: Sequence[TableResult], changes: Mapping[str, tuple[SchemaChange, ...]]
+) -> tuple[TableResult, ...]:
+    names = [table.name for table in tables]
+    gone = [TableResult(name=name, schema_changes=changes[name]) for name in changes if name not in names]
+    return (*(replace(table, schema_changes=changes.get(table.name, ())) for table in tables), *gone)
 
 
-def _failure(status: RunStatus) -> Exception:
-    if status.fixable:
-        return InvalidError(status.reason)
-    where = f"table {status.table!r}: " if status.table else ""
-    ended = "was cancelled" if status.status is SyncStatus.CANCELLED else "failed"
-    return SyncFailedError(
-        f"sync {ended}: {where}{status.reason}", status=str(status.status), table=status.table
-    )
+def _known_rows(result: SyncResult) -> int | None:
+    if result.rows is not None:
+        return result.rows
+    rows = [table.rows for table in result.tables]
+    if not rows or any(each is None for each in rows):
+        return None
+    return sum(each for each in rows if each is not None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.sdk import BaseHook
 
 from airflow_ext.exceptions import InvalidError
+from airflow_ext.hooks.sync_vendors import connection_type
 from airflow_ext.sync.backend import SyncBackend
 from airflow_ext.sync.dlt_backend import DltBackend
 from airflow_ext.sync.dlt_job import DltPair
@@ -30,18 +31,17 @@ POSTGRES_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "connect_time
 
 
 def get_backend(sync_conn_id: str, *, folder: Path) -> SyncBackend:
-    """Return the backend that a connection's type stands for.
+    """Return the embedded engine of a connection.
 
     :param sync_conn_id: The connection.
     :param folder: Where the embedded engine keeps state and load packages.
-    :raises InvalidError: If no backend has this connection type.
+    :raises InvalidError: If it has another type; :func:`get_remote_backend` takes those of vendors.
     """
     connection = BaseHook.get_connection(sync_conn_id)
-    # Airflow writes the type with an underscore when the connection comes as JSON or URI.
-    if str(connection.conn_type).replace("_", "-") != DltHook.conn_type:
+    if connection_type(connection) != DltHook.conn_type:
         raise InvalidError(
-            f"sync_conn_id={sync_conn_id!r} has the connection type {connection.conn_type!r}; a sync runs on "
-            f"{DltHook.conn_type!r}, which names a source and a destination connection"
+            f"sync_conn_id={sync_conn_id!r} has the connection type {connection.conn_type!r}; a sync of tables runs on "
+            f"{DltHook.conn_type!r}, which names a source and a destination connection. A vendor's sync needs sync="
         )
     return DltBackend(DltHook(sync_conn_id).get_conn(), folder=folder)
 

@@ -17,7 +17,7 @@ from typing import Any
 import airflow_ext
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.extras import require
-from airflow_ext.sync.backend import RunHandle, SyncRequest
+from airflow_ext.sync.backend import Keep, RunHandle, SyncRequest
 from airflow_ext.sync.dlt_job import DltJob, DltPair
 from airflow_ext.sync.model import Capabilities, RunStatus, SyncResult, SyncStatus
 from airflow_ext.sync.scrub import scrub
@@ -45,11 +45,14 @@ class DltBackend:
         self.folder = folder
         self._runs: dict[str, _Run] = {}
 
-    async def start(self, request: SyncRequest) -> RunHandle:
+    async def start(self, request: SyncRequest, *, keep: Keep | None = None) -> RunHandle:
         """Start the worker process and return at once.
+
+        :param keep: Not used: the run ends with the task that started it.
 
         :raises MissingExtraError: If dlt is not installed.
         """
+        del keep
         require("dlt", extra="dlt")
         job = DltJob(
             pair=self.pair,

@@ -13,6 +13,7 @@ class SyncStatus(StrEnum):
 
     PENDING = "pending"
     RUNNING = "running"
+    RESCHEDULED = "rescheduled"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -27,24 +28,50 @@ class SyncStatus(StrEnum):
 class Capabilities:
     """What a backend can do; an operator asks here instead of trying.
 
+    :param remote: Runs go on elsewhere when the task that started them ends, so they can be adopted.
     :param cancel: A running sync can be stopped.
+    :param resync: Everything can be loaded anew.
+    :param resync_tables: Single tables can be loaded anew.
+    :param tables: The tables a sync writes are known.
+    :param columns: Their columns are known too.
+    :param history: Past runs are known, with the reason of a failure.
+    :param list_status: One request tells the status of many syncs.
+    :param webhook: Can tell by itself that a run has ended.
     :param windowed: A run can be limited to a window of a cursor column.
     :param row_counts: The result knows the rows of each table.
     :param schema_changes: The result knows what changed in each table's columns.
     """
 
+    remote: bool = False
     cancel: bool = False
+    resync: bool = False
+    resync_tables: bool = False
+    tables: bool = False
+    columns: bool = False
+    history: bool = False
+    list_status: bool = False
+    webhook: bool = False
     windowed: bool = False
     row_counts: bool = False
     schema_changes: bool = False
+
+
+CHANGE_KINDS = (
+    "table_added",
+    "table_removed",
+    "column_added",
+    "column_removed",
+    "column_retyped",
+    "key_changed",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchemaChange:
     """One difference between a table as it was and as it is now.
 
-    :param kind: ``table_added``, ``column_added``, ``column_removed`` or ``column_retyped``. A removed
-        column is gone from the source; the destination keeps it, null from now on.
+    :param kind: One of :data:`CHANGE_KINDS`. A column removed from the source stays in the destination, null
+        from now on.
     :param column: The column; empty for a table.
     :param type: New type of an added or retyped column in the engine's words.
     """
@@ -90,14 +117,50 @@ class TableResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SyncRef:
+    """A sync as its vendor knows it.
+
+    :param id: The vendor's id.
+    :param name: Its name, for people.
+    :param schedule: ``auto`` if the vendor starts it by itself, ``manual`` if only others do.
+    :param link: Its page in the vendor's dashboard.
+    :param details: What else a backend needs to read of it; plain JSON.
+    """
+
+    id: str
+    name: str
+    schedule: str = "manual"
+    link: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRef:
+    """A table that a sync writes.
+
+    :param name: ``schema.table`` in the destination.
+    :param source: Its name in the source.
+    :param columns: Type by column name, ``""`` where the vendor tells no types; ``None`` if the columns are not
+        known.
+    :param key: Primary key columns; ``None`` if they are not known.
+    """
+
+    name: str
+    source: str = ""
+    columns: Mapping[str, str] | None = None
+    key: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SyncResult:
     """A run that succeeded.
 
     :param backend: Which backend ran it, such as ``dlt``.
     :param run_id: The run as the backend names it.
-    :param started: Start in UTC, ISO 8601.
-    :param ended: End in UTC, ISO 8601.
-    :param tables: One entry per table asked for, in that order.
+    :param started: Start in UTC, ISO 8601; ``None`` when the vendor does not tell.
+    :param ended: End in UTC, ISO 8601; ``None`` when the vendor does not tell.
+    :param tables: One entry per table asked for, in that order; of a vendor, per table it writes.
+    :param rows: Rows of all tables; ``None`` when they are not known.
     :param finished_pending: Packages that an earlier, crashed try had left behind and that were loaded
         before the new data, each ``{"run_id": ..., "tables": {name: rows}}``; empty when there were none.
     :param link: Page of the run in the backend's own web interface, if it has one.
@@ -105,9 +168,10 @@ class SyncResult:
 
     backend: str
     run_id: str
-    started: str
-    ended: str
+    started: str | None
+    ended: str | None
     tables: tuple[TableResult, ...] = ()
+    rows: int | None = None
     finished_pending: tuple[Mapping[str, Any], ...] = ()
     link: str | None = None
 
@@ -119,6 +183,7 @@ class SyncResult:
             "started": self.started,
             "ended": self.ended,
             "tables": {table.name: table.to_dict() for table in self.tables},
+            "rows": self.rows,
             "finished_pending": [dict(package) for package in self.finished_pending],
             "link": self.link,
         }
@@ -132,6 +197,7 @@ class SyncResult:
             started=value["started"],
             ended=value["ended"],
             tables=tuple(TableResult.from_dict(name, table) for name, table in value["tables"].items()),
+            rows=value.get("rows"),
             finished_pending=tuple(value["finished_pending"]),
             link=value["link"],
         )
@@ -148,7 +214,12 @@ class RunStatus:
     :param reason: Why it failed; without credentials.
     :param table: The table it failed in, where that is known.
     :param fixable: The author of the DAG or connection must change something; trying again will not help.
-    :param result: The result, once it has succeeded.
+    :param result: The result, once it has succeeded, if the backend tells it here.
+    :param run_id: The run as the vendor names it.
+    :param started: Start, ISO 8601.
+    :param ended: End, ISO 8601.
+    :param rescheduled_for: When the vendor wants to go on, ISO 8601.
+    :param progress: Changes whenever something the vendor shows of the run has changed.
     """
 
     status: SyncStatus
@@ -159,3 +230,26 @@ class RunStatus:
     table: str = ""
     fixable: bool = False
     result: SyncResult | None = None
+    run_id: str = ""
+    started: str | None = None
+    ended: str | None = None
+    rescheduled_for: str | None = None
+    progress: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what outlives a process, as plain JSON: not the lines for the log, nor the result."""
+        return {
+            "status": str(self.status),
+            "phase": self.phase,
+            "reason": self.reason,
+            "fixable": self.fixable,
+            "run_id": self.run_id,
+            "started": self.started,
+            "ended": self.ended,
+            "rescheduled_for": self.rescheduled_for,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> RunStatus:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**{**value, "status": SyncStatus(value["status"])})

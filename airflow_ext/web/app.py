@@ -13,12 +13,17 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from airflow_ext.web.dbt import router
 from airflow_ext.web.mount import dbt_path
 from airflow_ext.web.pages import airflow_root, render
+from airflow_ext.web.sync import router as webhooks
 
 _TITLES = {401: "Log in to see this page", 403: "You may not see this page", 404: "Not found"}
 
 
 def create_app() -> FastAPI:
-    """Return the app; its routes are for users who may see plugins, and demand what their data demands."""
+    """Return the app.
+
+    Its routes are for users who may see plugins, and demand what their data demands; but for the webhook, which
+    demands a signature.
+    """
     app = FastAPI(
         title="airflow-ext",
         # FastAPI's own pages would be open to everybody.
@@ -26,9 +31,10 @@ def create_app() -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(requires_access_view(AccessView.PLUGINS))],
     )
-    app.include_router(router)
+    app.include_router(router, dependencies=[Depends(requires_access_view(AccessView.PLUGINS))])
+    # A vendor is no user: this router checks signatures instead.
+    app.include_router(webhooks)
     app.add_exception_handler(StarletteHTTPException, _explain)
     return app
 

@@ -12,9 +12,10 @@ from airflow_ext.contracts import Contract, ContractRange, Status, Verdict
 from airflow_ext.dbt.index import DbtIndex
 from airflow_ext.operators.contract import ContractPublishOperator
 from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject, DbtTaskGroup
-from airflow_ext.operators.sync import SyncOperator, SyncTable
+from airflow_ext.operators.sync import ResyncOperator, SchemaGate, SyncOperator, SyncTable, SyncWait
 from airflow_ext.secrets.vault import VaultBackend
 from airflow_ext.sensors.contract import ContractSensor
+from airflow_ext.sensors.sync import SyncSensor
 from airflow_ext.sla import Channel, SlaEvent, sla
 from airflow_ext.testing.airflow_client import AirflowClient
 from airflow_ext.testing.local_airflow import LocalAirflow
@@ -52,6 +53,17 @@ with DAG(
         window_start="{{ ds }}",
         window_end="{{ macros.ds_add(ds, 1) }}",
     )
+    vendor = SyncOperator(
+        task_id="vendor",
+        sync_conn_id="fivetran",
+        sync="shop",
+        tables=["shop_public.orders"],
+        waiting=SyncWait(poll_interval=30, timeout=3600),
+        schema_gate=SchemaGate(column_added="warn"),
+        on_running="wait",
+    )
+    again = ResyncOperator(task_id="again", sync_conn_id="fivetran", sync="shop", scope=["public.orders"])
+    fresh = SyncSensor(task_id="fresh", sync_conn_id="fivetran", sync="shop", within=timedelta(hours=1))
     project = DbtProject(project_dir="shop", profile_conn_id="warehouse")
     index: DbtIndex = project.index()
     group = DbtTaskGroup("shop", project=project, vars={"day": "{{ ds }}"}, threads=4)

@@ -1,0 +1,404 @@
+"""What every task that runs syncs at a vendor does: start or adopt, remember, wait, cancel, end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk import Asset, BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
+from airflow.sdk.observability import stats
+
+from airflow_ext.exceptions import (
+    AirflowExtError,
+    DeniedError,
+    InvalidError,
+    InvalidSyncError,
+    SyncDeniedError,
+    SyncFailedError,
+    SyncUnavailableError,
+)
+from airflow_ext.hooks.sync_vendors import get_remote_backend
+from airflow_ext.sync.backend import RemoteBackend, RunHandle, SyncRequest
+from airflow_ext.sync.model import RunStatus, SyncResult
+from airflow_ext.sync.watch import Limits, Outcome, Watch
+from airflow_ext.triggers.sync import SyncTrigger, parse_event, state_asset
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+MEMORY_KEY = "airflow_ext_sync_run"
+CANCEL_SECONDS = 4.0
+"""Airflow kills a task five seconds after it has asked it to stop."""
+
+END_SECONDS = 70.0
+"""Time to cancel a run that was given up, when nobody presses: stopping may take a vendor a minute."""
+
+NET_SECONDS = 180
+"""The trigger ends by itself in time and says why; Airflow's own timeout is the net below."""
+
+MODES = ("poke", "reschedule")
+MIN_RESCHEDULE = 10
+
+Ended = tuple[Outcome, str, RunStatus]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncWait:
+    """How to wait for a vendor's run. All times are in seconds.
+
+    :param poll_interval: Time between two questions to the vendor. All tasks of a connection that wait in one
+        triggerer with the same interval ask together.
+    :param timeout: Time in all, from the start of each try; then the run is cancelled and the task fails. ``None``
+        takes the task's ``execution_timeout``, and without one waits for ever.
+    :param start_timeout: Time within which the run must have begun.
+    :param stuck_after: Time a running run may show no change; ``None`` for ever. Fivetran shows no progress, so
+        there it limits the whole run. Not used with ``mode="reschedule"``.
+    :param max_reschedules: How often the vendor may put the run off.
+    :param outage: How long the vendor may be unreachable while waiting.
+    :raises ValueError: If a number is not above 0.
+    """
+
+    poll_interval: float = 15.0
+    timeout: float | None = None
+    start_timeout: float = 900.0
+    stuck_after: float | None = None
+    max_reschedules: int = 10
+    outage: float = 600.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and value > 0):
+                raise ValueError(f"{name}={value!r}: give a number above 0")
+
+
+class Memory:
+    """What a task knows of its runs, in Airflow's task state: it survives retries and lost workers.
+
+    :param context: The running task's context.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._store: Any = context.get("task_state_store")
+        self._try = context["ti"].try_number
+        stored = self._store.get(MEMORY_KEY) if self._store is not None else None
+        kept: Mapping[str, Any] = stored if isinstance(stored, Mapping) else {}
+        self.handle: RunHandle | None = kept.get("handle")
+        self.limits: Mapping[str, Any] | None = kept.get("limits")
+        self.results: list[dict[str, Any]] = list(kept.get("results") or ())
+        self.restarted = False
+        self.earlier_try = kept.get("try") != self._try
+
+    def keep(self, handle: RunHandle, limits: Limits) -> None:
+        """Remember a run."""
+        self.handle, self.limits = handle, limits.to_dict()
+        self._write()
+
+    def finish(self, result: SyncResult) -> None:
+        """Remember a result; the run is over."""
+        self.results.append(result.to_dict())
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the run, not the results of those before it."""
+        self.handle = self.limits = None
+        self._write()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        if self._store is not None:
+            self._store.delete(MEMORY_KEY)
+
+    def _write(self) -> None:
+        if self._store is not None:
+            value = {"handle": self.handle, "limits": self.limits, "try": self._try, "results": self.results}
+            self._store.set(MEMORY_KEY, value)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """The task goes to sleep."""
+
+    handle: RunHandle
+    limits: Limits
+
+
+class RemoteSyncOperator(BaseOperator):
+    """Base of the operators whose syncs run at a vendor."""
+
+    def __init__(
+        self,
+        *,
+        sync_conn_id: str,
+        waiting: SyncWait | None = None,
+        deferrable: bool = True,
+        mode: Literal["poke", "reschedule"] = "poke",
+        on_running: Literal["adopt", "wait", "fail"] = "adopt",
+        cancel_on_kill: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if mode not in MODES:
+            raise ValueError(f"mode={mode!r}: use one of {', '.join(MODES)}")
+        if on_running not in ("adopt", "wait", "fail"):
+            raise ValueError(f"on_running={on_running!r}: use one of adopt, wait, fail")
+        self.sync_conn_id = sync_conn_id
+        self.waiting = waiting or SyncWait()
+        self.deferrable = deferrable
+        self.mode = mode
+        self.on_running = on_running
+        self.cancel_on_kill = cancel_on_kill
+        if not deferrable and mode == "reschedule" and self.waiting.poll_interval < MIN_RESCHEDULE:
+            raise ValueError(
+                f"poll_interval={self.waiting.poll_interval!r}: in mode='reschedule' at least {MIN_RESCHEDULE} "
+                "seconds; use deferrable=True to look more often"
+            )
+        self._remote: tuple[RemoteBackend, RunHandle] | None = None
+        self._killed = False
+
+    def watch_state(self) -> None:
+        """Name the asset in whose state the webhook and schemas are: it has one only while a DAG names it."""
+        own = Asset(name=state_asset(self.sync_conn_id))
+        self.inlets = [*self.inlets, *([own] if own not in self.inlets else [])]
+
+    # ------------------------------------------------------------------------- what subclasses decide
+
+    def _plan(self) -> Sequence[SyncRequest]:
+        """Return the runs of this task, one after the other."""
+        raise NotImplementedError
+
+    def _hold_until(self) -> float | None:
+        """Return when the next run may start, in seconds since 1970; ``None`` is now."""
+        return None
+
+    async def _inspect(self, backend: RemoteBackend, handle: RunHandle, result: SyncResult) -> SyncResult:
+        """Look at what a run brought, while the vendor can be asked."""
+        del backend, handle
+        return result
+
+    def _end(self, context: Context, results: Sequence[SyncResult]) -> Any:
+        """End the task once all runs have succeeded."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------------------------------- life
+
+    def run_remote(self, context: Context) -> Any:
+        """Start or adopt what is due and wait for it."""
+        return self._go(context, Memory(context), None)
+
+    def execute_complete(self, context: Context, event: Any, handle: dict[str, Any]) -> Any:
+        """Go on when the trigger has seen the end."""
+        memory = Memory(context)
+        # The handle it waited with is the one that counts, should the state have been lost.
+        memory.handle = memory.handle or handle
+        return self._go(context, memory, parse_event(event))
+
+    def _go(self, context: Context, memory: Memory, ended: Ended | None) -> Any:
+        tags = {"sync_conn_id": self.sync_conn_id}
+        try:
+            done = asyncio.run(self._run(memory, ended))
+        except (InvalidError, DeniedError) as error:
+            stats.incr("airflow_ext.sync.failed", tags=tags)
+            raise AirflowFailException(str(error)) from error
+        except AirflowExtError:
+            stats.incr("airflow_ext.sync.failed", tags=tags)
+            raise
+        if isinstance(done, _Waiting):
+            return self._sleep(done)
+        if isinstance(done, float):
+            self.log.info("The next run may start at %s", datetime.fromtimestamp(done, UTC))
+            raise AirflowRescheduleException(datetime.fromtimestamp(done, UTC))
+        try:
+            return self._end(context, done)
+        finally:
+            # An error from here on does not come from the run, and the next try shall load anew.
+            memory.clear()
+
+    def _sleep(self, waiting: _Waiting) -> Any:
+        if not self.deferrable:
+            at = datetime.now(UTC) + timedelta(seconds=self.waiting.poll_interval)
+            raise AirflowRescheduleException(at)
+        limits = waiting.limits
+        left = None if limits.deadline is None else max(0.0, limits.deadline - time.time()) + NET_SECONDS
+        self.defer(
+            trigger=SyncTrigger(
+                sync_conn_id=self.sync_conn_id,
+                handle=dict(waiting.handle),
+                limits=limits.to_dict(),
+                poll_interval=self.waiting.poll_interval,
+                cancel_on_kill=self.cancel_on_kill,
+            ),
+            method_name="execute_complete",
+            kwargs={"handle": dict(waiting.handle)},
+            timeout=None if left is None else timedelta(seconds=left),
+        )
+
+    async def _run(self, memory: Memory, ended: Ended | None) -> list[SyncResult] | _Waiting | float:
+        plan = self._plan()
+        backend = get_remote_backend(self.sync_conn_id)
+        try:
+            while len(memory.results) < len(plan):
+                if ended is None:
+                    if memory.handle is None and (hold := self._hold_until()) is not None:
+                        return hold
+                    handle, limits = await self._begin(backend, plan[len(memory.results)], memory)
+                    ended = await self._wait(backend, handle, limits)
+                    if ended is None:
+                        return _Waiting(handle, limits)
+                assert memory.handle is not None  # noqa: S101  # it has just ended
+                result = await self._settle(backend, memory, memory.handle, ended)
+                ended = None
+                if result is not None:
+                    memory.finish(result)
+            return [SyncResult.from_dict(each) for each in memory.results]
+        finally:
+            self._remote = None
+            await backend.aclose()
+
+    async def _begin(
+        self, backend: RemoteBackend, request: SyncRequest, memory: Memory
+    ) -> tuple[RunHandle, Limits]:
+        if memory.handle is not None and memory.limits is not None and not memory.earlier_try:
+            self._remote = backend, memory.handle
+            return memory.handle, Limits.from_dict(memory.limits)
+        limits = self._limits()
+        handle: RunHandle | None = None
+
+        async def keep(draft: RunHandle) -> None:
+            self._remote = backend, draft
+            memory.keep(draft, limits)
+
+        if memory.handle is not None:
+            handle = await backend.resume(memory.handle)
+            if handle is not None:
+                self.log.info("Going on with the run of %s that an earlier try started", handle["name"])
+        memory.earlier_try = False
+        if handle is None:
+            handle = await backend.start(request, keep=keep)
+            self._tell_start(handle)
+        await keep(handle)
+        return handle, limits
+
+    def _tell_start(self, handle: RunHandle) -> None:
+        if handle.get("behind"):
+            self.log.info("%s runs already; waiting for its end first", handle["name"])
+        elif handle.get("adopted"):
+            self.log.info(
+                "%s runs already; waiting for that run (it is not cancelled with this task)", handle["name"]
+            )
+        else:
+            self.log.info("Started %s: %s", handle["name"], handle.get("link") or "")
+
+    def _limits(self) -> Limits:
+        now, waiting = time.time(), self.waiting
+        seconds = waiting.timeout
+        if seconds is None and self.execution_timeout is not None and self.deferrable:
+            seconds = self.execution_timeout.total_seconds()
+        return Limits(
+            deadline=None if seconds is None else now + seconds,
+            start_by=now + waiting.start_timeout,
+            stuck_after=waiting.stuck_after,
+            max_reschedules=waiting.max_reschedules,
+            outage=waiting.outage,
+        )
+
+    async def _wait(self, backend: RemoteBackend, handle: RunHandle, limits: Limits) -> Ended | None:
+        """Look until the end; ``None`` if somebody else shall go on looking."""
+        watch = Watch(limits, manual=bool(handle.get("manual")))
+        try:
+            while True:
+                try:
+                    step = watch.see(await backend.poll(handle), time.time())
+                except SyncUnavailableError as error:
+                    step = watch.fail(Outcome.UNAVAILABLE, str(error), time.time())
+                if step.go_on:
+                    await backend.go_on(handle)
+                if self._killed:
+                    raise InvalidSyncError(f"sync {handle['name']!r} was cancelled with its task")
+                if step.outcome is not None:
+                    return step.outcome, step.detail, watch.status
+                if self.deferrable or self.mode == "reschedule":
+                    return None
+                pause = watch.pause(time.time(), most=self.waiting.poll_interval)
+                await asyncio.sleep(max(min(pause, self.waiting.poll_interval), 0.05))
+        except BaseException:
+            # A timeout of the task, for one: nothing goes on behind its back.
+            if not self._killed:
+                await self._cancel(backend, handle, CANCEL_SECONDS)
+            raise
+
+    async def _settle(
+        self, backend: RemoteBackend, memory: Memory, handle: RunHandle, ended: Ended
+    ) -> SyncResult | None:
+        """Return the result, ``None`` to start anew, or raise."""
+        outcome, detail, status = ended
+        if handle.get("behind") and outcome in (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.CANCELLED):
+            memory.forget()
+            return None
+        if outcome is Outcome.SUCCEEDED:
+            status = await backend.explain(handle, status)
+            return await self._inspect(backend, handle, await backend.result(handle, status))
+        where = f"sync {handle['name']!r} ({handle['sync']})"
+        link = str(handle.get("link") or "")
+        see = f" See {link}" if link else ""
+        if outcome is Outcome.CANCELLED and handle.get("resumed") and not memory.restarted:
+            # Ending the earlier try cancelled it, just after this one had found it running.
+            memory.restarted = True
+            memory.forget()
+            return None
+        if outcome is Outcome.UNAVAILABLE:
+            # The run may go on; the next try finds it by what is kept.
+            raise SyncUnavailableError(f"{where}: {detail}", service=self.sync_conn_id, link=link)
+        if outcome is Outcome.DENIED:
+            raise SyncDeniedError(f"{where}: {detail}", link=link)
+        if outcome in (Outcome.FAILED, Outcome.CANCELLED):
+            status = await backend.explain(handle, status)
+        else:
+            await self._cancel(backend, handle, END_SECONDS)
+        memory.forget()
+        reason = status.reason or detail
+        told = {
+            Outcome.FAILED: f"failed: {reason}",
+            Outcome.CANCELLED: f"was cancelled: {reason}",
+            Outcome.TIMED_OUT: f"did not end in time; it was {status.phase or status.status} and is cancelled",
+            Outcome.NOT_STARTED: f"had not begun after {self.waiting.start_timeout:g} s and is cancelled",
+            Outcome.STUCK: f"is stuck, {detail}; it is cancelled",
+            Outcome.TOO_OFTEN: f"was put off by the vendor too often, {detail}; it is cancelled",
+        }[outcome]
+        if outcome is Outcome.CANCELLED or status.fixable:
+            raise InvalidSyncError(f"{where} {told}.{see}", code=str(outcome), link=link)
+        raise SyncFailedError(
+            f"{where} {told}.{see}", status=str(outcome), run_id=status.run_id, reason=reason, link=link
+        )
+
+    async def _cancel(self, backend: RemoteBackend, handle: RunHandle, patience: float) -> None:
+        if handle.get("adopted"):
+            return
+        try:
+            await backend.cancel(handle, patience=patience)
+        except (TimeoutError, AirflowExtError) as error:
+            self.log.warning("The run of %s could not be cancelled: %s", handle.get("name"), error)
+
+    def on_kill(self) -> None:
+        """Cancel the run; one that somebody else started goes on."""
+        if self._remote is None or not self.cancel_on_kill:
+            return
+        backend, handle = self._remote
+        self._killed = True
+        # The loop that waits is the one this call has interrupted, so it needs another.
+
+        async def cancel() -> None:
+            try:
+                await self._cancel(backend, handle, CANCEL_SECONDS)
+            finally:
+                await backend.aclose()
+
+        work = threading.Thread(target=lambda: asyncio.run(cancel()), daemon=True)
+        work.start()
+        work.join(CANCEL_SECONDS + 0.5)

@@ -1,0 +1,226 @@
+"""Wait for a vendor's sync, whoever starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk import Asset, BaseSensorOperator, PokeReturnValue
+from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+
+from airflow_ext.exceptions import (
+    AirflowExtError,
+    DeniedError,
+    InvalidError,
+    SyncDeniedError,
+    SyncFailedError,
+    SyncUnavailableError,
+)
+from airflow_ext.hooks.sync_vendors import get_remote_backend
+from airflow_ext.sync.backend import RunHandle
+from airflow_ext.sync.model import RunStatus, SyncStatus
+from airflow_ext.sync.moments import moment
+from airflow_ext.sync.watch import Limits, Outcome
+from airflow_ext.triggers.sync import SyncTrigger, parse_event, state_asset
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+NET_SECONDS = 180
+MIN_RESCHEDULE = 10
+
+
+class SyncSensor(BaseSensorOperator):
+    """Wait until a run of a vendor's sync has ended well, whoever started it.
+
+    The first run that ends after a moment counts. That moment is ``since``, else ``within`` before the sensor began,
+    so that a sync of a while ago is enough, else when the sensor began. The sync itself is left alone: nothing is
+    started and, with a killed sensor, nothing cancelled. A sync that cannot run (paused, broken, inactive, deleted)
+    fails the sensor at once, with what is wrong.
+
+    The XCom is a dict: ``sync``, ``name``, ``link``, ``run_id``, ``started``, ``ended``.
+
+    :param sync_conn_id: Connection of a vendor.
+    :param sync: The sync, by id or name (templated).
+    :param since: Moment in ISO 8601, such as ``"{{ data_interval_end }}"`` (templated).
+    :param within: Instead, how old a run may be.
+    :param on_failure: ``fail`` without retries when that run has failed, ``wait`` for the next, or ``skip``.
+    :param poll_interval: Seconds between two questions to the vendor. All tasks of a connection that wait in one
+        triggerer with the same interval ask together.
+    :param deferrable: Wait in the triggerer. If false, ``mode`` decides how a worker waits.
+    :param kwargs: ``timeout`` in seconds (default ``[sensors] default_timeout``), ``mode``, ``soft_fail`` and whatever
+        every sensor takes.
+    :raises ValueError: If an argument is none of those allowed.
+    """
+
+    template_fields: Sequence[str] = ("sync", "since")
+    ui_color = "#d9edf7"
+
+    def __init__(
+        self,
+        *,
+        sync_conn_id: str,
+        sync: str,
+        since: str | None = None,
+        within: timedelta | None = None,
+        on_failure: Literal["fail", "wait", "skip"] = "fail",
+        poll_interval: float = 15,
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poll_interval, **kwargs)
+        if on_failure not in ("fail", "wait", "skip"):
+            raise ValueError(f"on_failure={on_failure!r}: use one of fail, wait, skip")
+        if since is not None and within is not None:
+            raise ValueError(f"since={since!r}, within={within!r}: give one of them")
+        if within is not None and within < timedelta(0):
+            raise ValueError(f"within={within!r}: give a time that is not negative")
+        if isinstance(poll_interval, bool) or not poll_interval > 0:
+            raise ValueError(f"poll_interval={poll_interval!r}: give a number of seconds above 0")
+        if not deferrable and self.mode == "reschedule" and poll_interval < MIN_RESCHEDULE:
+            raise ValueError(
+                f"poll_interval={poll_interval!r}: in mode='reschedule' at least {MIN_RESCHEDULE} seconds"
+            )
+        self.sync_conn_id = sync_conn_id
+        self.sync = sync
+        self.since = since
+        self.within = within
+        self.on_failure = on_failure
+        self.poll_interval = poll_interval
+        self.deferrable = deferrable
+        own = Asset(name=state_asset(sync_conn_id))
+        self.inlets = [*self.inlets, *([own] if own not in self.inlets else [])]
+        self._since: str | None = None
+
+    def execute(self, context: Context) -> Any:
+        """Look once, then wait."""
+        self._since = self._moment(context)
+        if not self.deferrable:
+            return super().execute(context)
+        try:
+            handle, status = asyncio.run(self._look(self._since))
+        except (InvalidError, DeniedError) as error:
+            raise self._refused(error) from error
+        return self._go(handle, status, time.time() + self.timeout)
+
+    def _go(self, handle: RunHandle, status: RunStatus, deadline: float) -> Any:
+        if self._ends(status):
+            return self._finish(handle, status)
+        if status.status.ended:
+            handle = _behind(handle, status)
+        self.defer(
+            trigger=SyncTrigger(
+                sync_conn_id=self.sync_conn_id,
+                handle=dict(handle),
+                limits=Limits(deadline=deadline).to_dict(),
+                poll_interval=self.poll_interval,
+            ),
+            method_name="execute_complete",
+            kwargs={"handle": dict(handle), "deadline": deadline},
+            timeout=timedelta(seconds=max(0.0, deadline - time.time()) + NET_SECONDS),
+        )
+        return None  # never reached: deferring raises
+
+    def execute_complete(self, context: Context, event: Any, handle: dict[str, Any], deadline: float) -> Any:  # noqa: ARG002  Airflow passes it
+        """End as the trigger saw it."""
+        outcome, detail, status = parse_event(event)
+        where = f"sync {handle.get('name')!r} ({handle.get('sync')})"
+        if outcome is Outcome.TIMED_OUT:
+            raise AirflowSensorTimeout(f"{where}: no run has ended well after {self.timeout:g} s")
+        if outcome is Outcome.UNAVAILABLE:
+            raise SyncUnavailableError(f"{where}: {detail}", service=self.sync_conn_id)
+        if outcome is Outcome.DENIED:
+            raise AirflowFailException(str(SyncDeniedError(f"{where}: {detail}")))
+        if status.status.ended and status.ended is not None:
+            status = asyncio.run(self._explained(handle, status))
+        return self._go(handle, status, deadline)
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Look once."""
+        since = self._since or self._moment(context)
+        try:
+            handle, status = asyncio.run(self._look(since))
+        except SyncUnavailableError as error:
+            self.log.warning("%s; trying again", error)
+            return PokeReturnValue(is_done=False)
+        except (InvalidError, DeniedError) as error:
+            raise self._refused(error) from error
+        if not self._ends(status):
+            if status.status.ended:
+                self._since = status.ended
+            self.log.info("%s: %s", self.sync, status.phase or status.status)
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._finish(handle, status))
+
+    async def _look(self, since: str) -> tuple[RunHandle, RunStatus]:
+        backend = get_remote_backend(self.sync_conn_id)
+        try:
+            handle = await backend.next_run(self.sync, since=since)
+            status = await backend.poll(handle)
+            if status.status.ended and status.ended is not None:
+                status = await backend.explain(handle, status)
+            return handle, status
+        finally:
+            await backend.aclose()
+
+    async def _explained(self, handle: RunHandle, status: RunStatus) -> RunStatus:
+        backend = get_remote_backend(self.sync_conn_id)
+        try:
+            return await backend.explain(handle, status)
+        except AirflowExtError as error:
+            self.log.warning("No more is known of the run: %s", error)
+            return status
+        finally:
+            await backend.aclose()
+
+    def _moment(self, context: Context) -> str:
+        if self.since is not None:
+            found = moment(str(self.since))
+            if found is None:
+                raise AirflowFailException(
+                    f"since={self.since!r} is no moment; a run without a data interval has no data_interval_end"
+                )
+            return found.isoformat()
+        first = context["ti"].get_first_reschedule_date(context) if self.mode == "reschedule" else None
+        began: datetime = first or datetime.now(UTC)
+        return (began - (self.within or timedelta(0))).isoformat()
+
+    def _ends(self, status: RunStatus) -> bool:
+        if status.status is SyncStatus.FAILED and not status.fixable and self.on_failure == "wait":
+            return False
+        return status.status.ended
+
+    def _finish(self, handle: RunHandle, status: RunStatus) -> dict[str, Any]:
+        link = str(handle.get("link") or "")
+        if status.status is SyncStatus.SUCCEEDED:
+            return {
+                "sync": handle["sync"],
+                "name": handle.get("name"),
+                "link": link or None,
+                "run_id": status.run_id,
+                "started": status.started,
+                "ended": status.ended,
+            }
+        what = f"sync {handle.get('name')!r} ({handle['sync']}) {status.status}: {status.reason or 'no reason told'}"
+        error = SyncFailedError(
+            f"{what}. {link}".rstrip(), status=str(status.status), reason=status.reason, link=link
+        )
+        if self.on_failure == "skip":
+            raise AirflowSkipException(str(error)) from error
+        raise AirflowFailException(str(error)) from error
+
+    def _refused(self, error: Exception) -> Exception:
+        if self.soft_fail or self.never_fail:
+            return AirflowSkipException(str(error))
+        return AirflowFailException(str(error))
+
+
+def _behind(handle: RunHandle, status: RunStatus) -> dict[str, Any]:
+    """Return the handle that waits for the run after one that has ended."""
+    since = status.ended
+    if "succeeded_at" in handle:
+        return {**handle, "succeeded_at": since, "failed_at": since}
+    return {**handle, "next": since}
