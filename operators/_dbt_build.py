@@ -122,9 +122,9 @@ class DbtNodesOperator(DbtOperator):
             # Whoever waits for the nodes need not wait for other servers, and a try that dies now leaves nothing to do.
             board.ended = end.success and whole
             writer.write_if_possible()
-            self._keep_artifacts(
-                context, board, end, earlier=earlier if only is not None else None, whole=whole
-            )
+            work = set(board.work())
+            told = {name: one for name, one in earlier.items() if name in work} if only is not None else None
+            self._keep_artifacts(context, board, end, earlier=told, whole=whole)
             if board.index is not None:
                 ran = {name: one for name, one in board.records.items() if earlier.get(name) is not one}
                 emit_lineage(

@@ -185,10 +185,8 @@ class RunReader:
         # A microbatch has a file for each batch, named after its start; until the results are there it is not known
         # which of them failed.
         batches = sorted((place.parent / place.stem).glob(f"{place.stem}_*{place.suffix}"))
-        digits = re.sub(r"\D", "", failed_batches[0]) if failed_batches else ""
-        candidates += [path for path in batches if digits.startswith(re.sub(r"\D", "", _batch(path, place)))][
-            :1
-        ]
+        start = re.sub(r"\D", "", failed_batches[0]) if failed_batches else None
+        candidates += [path for path in batches if start is None or start.startswith(_batch(path, place))][:1]
         for candidate in candidates:
             if candidate.is_file():
                 return _cut(candidate.read_text(encoding="utf-8", errors="replace").strip())
@@ -196,7 +194,7 @@ class RunReader:
 
 
 def _batch(path: Path, of: Path) -> str:
-    return path.stem.removeprefix(f"{of.stem}_")
+    return re.sub(r"\D", "", path.stem.removeprefix(f"{of.stem}_"))
 
 
 def told_well(problem: str) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -229,7 +229,7 @@ def test_names_that_are_no_ascii_become_assets_that_airflow_takes() -> None:
 @pytest.mark.parametrize("name", ["profile_conn_id", "target"])
 def test_a_template_in_a_project_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name}='.*cannot be a template"):
-        DbtProject(project_dir="/p", **{name: "{{ params.x }}"})
+        DbtProject(project_dir="/p", **cast("Any", {name: "{{ params.x }}"}))
 
 
 def test_the_environment_of_a_project_holds_texts_and_no_secrets() -> None:
