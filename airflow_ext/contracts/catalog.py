@@ -1,15 +1,21 @@
-"""What a table looks like in its database, and how that compares to a contract."""
+"""What a table looks like in its database.
+
+Asked in this order: the database's own catalog (``information_schema`` where it has one), the SQLAlchemy inspector
+of the user's hook, and last a query for no rows, which tells names and perhaps types.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_ext.contracts.families import FITS, Widening, family_of, widening
-from airflow_ext.contracts.sql import Bound, Database, QueryError, Sql, quote_table
-from airflow_ext.contracts.tables import Column, Table
-from airflow_ext.contracts.verdict import Reason
+from airflow_ext.contracts.catalog_queries import columns_query, key_query
+from airflow_ext.contracts.families import family_of
+from airflow_ext.contracts.sql import Database, QueryError, Sql
+
+Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -18,94 +24,106 @@ class Found:
 
     :param type: As the database writes it; empty if it does not say.
     :param family: Our family of the type, empty if unknown.
+    :param nullable: Whether it may hold NULL, ``None`` if the database does not say.
     """
 
     name: str
     type: str
     family: str
+    nullable: bool | None = None
 
 
-def read_columns(database: Database, table: str) -> dict[str, Found]:
-    """Return the columns of a table, a view or a materialized view by name; none if it is not there.
+@dataclass(frozen=True)
+class FoundTable:
+    """A table as it is.
 
-    Asks the catalog first, then a query for no rows, which knows names only.
+    :param name: Its name as the database writes it, quoted.
+    :param columns: Its columns by name; in lower case where the database does not tell cases apart.
+    :param key: Columns of its primary key, empty for none, ``None`` if the database does not say.
+    :param folds_case: Whether names mean the same in upper and lower case.
+    """
 
-    :raises QueryError: If the table cannot be looked at for another reason than that it is not there.
+    name: str
+    columns: Mapping[str, Found] = field(default_factory=dict)
+    key: tuple[str, ...] | None = None
+    folds_case: bool = False
+
+    def column(self, name: str) -> Found | None:
+        """Return the column with a name, by the database's idea of what is the same name."""
+        return self.columns.get(name.lower() if self.folds_case else name)
+
+
+def look_at(database: Database, table: str, *, with_key: bool = False) -> FoundTable | None:
+    """Return a table, a view or a materialized view; ``None`` if it is not there.
+
+    :param table: Its name in the contract, with schema and catalog where it has them.
+    :param with_key: Whether to ask for its primary key too.
+    :raises QueryError: If it cannot be looked at for another reason than that it is not there.
     :raises DeniedError: If it may not be looked at.
     """
-    rows = database.rows(_catalog_query(database.dialect, table))
+    name, rows, key = _from_catalog(database, table, with_key)
+    if not rows and not database.sql.native_catalog:
+        rows, key = _from_inspector(database, table)
     if not rows:
         try:
-            names = database.column_names(Sql(f"SELECT * FROM {quote_table(table)} LIMIT 0"))
+            query = database.sql.cut(Sql(f"SELECT * FROM {name}"), 0)
+            rows = [(column, type_, None) for column, type_ in database.described(query)]
         except QueryError as exc:
             if not exc.no_table:
                 raise
-            return {}
-        rows = [(name, "") for name in names]
+            return None
     fold = str.lower if database.folds_case else str
-    return {fold(name): Found(name, type_, family_of(type_, database.dialect)) for name, type_ in rows}
+    columns = {
+        fold(str(column)): Found(
+            str(column), str(type_ or ""), family_of(str(type_ or ""), database.dialect), nullable
+        )
+        for column, type_, nullable in rows
+    }
+    return FoundTable(name, columns, key, database.folds_case)
 
 
-def _catalog_query(dialect: str, table: str) -> Sql:
+def _from_catalog(
+    database: Database, table: str, with_key: bool
+) -> tuple[str, list[Row], tuple[str, ...] | None]:
+    """Return the table's quoted name, name, type and nullability of its columns, and its key."""
+    name = database.sql.quote_table(table)
+    query = columns_query(database.sql, table)
+    try:
+        found = database.rows(query) if query else []
+    except QueryError:
+        if database.sql.native_catalog:
+            raise
+        return name, [], None
+    if found and found[0][0] is not None:
+        # the case in which the database keeps the name; of several the one written as in the contract
+        places = {(row[0], row[1]) for row in found}
+        written = tuple(table.split(".")[-2:])
+        place = min(places, key=lambda each: (each[-len(written) :] != written, each))
+        found = [row for row in found if (row[0], row[1]) == place]
+        before = table.split(".")[:-2]
+        shown = [*before, *place] if "." in table else [place[1]]
+        name = ".".join(database.sql.quote(part) for part in shown)
+    rows = [(row[2], row[3], _yes(row[4])) for row in found]
+    key = None
+    if found and with_key and (asked := key_query(database.sql, table, found[0][0], found[0][1])):
+        with suppress(QueryError):  # not every edition of a database keeps keys
+            key = tuple(str(row[0]) for row in database.rows(asked))
+    return name, rows, key
+
+
+def _from_inspector(database: Database, table: str) -> tuple[list[Row], tuple[str, ...] | None]:
+    """Ask the SQLAlchemy inspector of the hook; nothing if there is none, or no such table."""
     *before, name = table.split(".")
-    if dialect == "sqlite":
-        schema: list[str | Bound] = [", ", Bound(before[-1])] if before else []
-        return Sql("SELECT name, type FROM pragma_table_info(", Bound(name), *schema, ")")
-    if dialect == "postgres":
-        # information_schema knows no materialized views, and hides columns that the role may not read
-        return Sql(
-            "SELECT a.attname, CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) "
-            "ELSE format_type(a.atttypid, a.atttypmod) END "
-            "FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
-            "WHERE a.attrelid = to_regclass(", Bound(quote_table(table)), ") "
-            "AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
-        )  # fmt: skip
-    schema_sql: str | Bound = Bound(before[-1]) if before else "current_schema()"
-    catalog: str | Bound = Bound(before[-2]) if len(before) > 1 else "current_database()"
-    return Sql(
-        "SELECT column_name, data_type FROM information_schema.columns WHERE ",
-        "lower(table_name) = lower(", Bound(name), ") AND ",
-        "lower(table_schema) = lower(", schema_sql, ") AND ",
-        "lower(table_catalog) = lower(", catalog, ") ORDER BY ordinal_position",
-    )  # fmt: skip
+    try:
+        inspector = database.hook.inspector
+        schema = ".".join(before) or None
+        columns = inspector.get_columns(name, schema)
+        key = tuple(inspector.get_pk_constraint(name, schema).get("constrained_columns") or ())
+        rows = [(each["name"], str(each["type"]), each.get("nullable")) for each in columns]
+    except Exception:  # noqa: BLE001  no hook, no SQLAlchemy dialect or no table: the next way tells which
+        return [], None
+    return rows, key
 
 
-def find(columns: dict[str, Found], name: str, database: Database) -> Found | None:
-    """Return the column with a name, by the database's idea of what is the same name."""
-    return columns.get(name.lower() if database.folds_case else name)
-
-
-def keeps(promised: Column, found: Found, dialect: str) -> bool:
-    """Say whether a column has the type promised; unknown types are given the benefit of the doubt."""
-    if not found.family and not found.type:
-        return True
-    if promised.physical_type and widening(promised.physical_type, found.type, dialect) not in (
-        Widening.SAME,
-        Widening.UNKNOWN,
-    ):
-        return False
-    if promised.logical_type and found.family:
-        return found.family in FITS.get(promised.logical_type, {promised.logical_type})
-    return True
-
-
-def schema_reasons(contract: Table, columns: dict[str, Found], database: Database) -> Iterator[Reason]:
-    """Yield what differs between the columns promised and those found."""
-    promised = set()
-    for column in contract.columns:
-        found = find(columns, column.name, database)
-        expected = " ".join(filter(None, (column.logical_type, column.physical_type))) or "any type"
-        if found is None:
-            yield Reason(f"schema.missing({column.name})", f"column of {expected}", "no such column")
-            continue
-        promised.add(found.name)
-        if not keeps(column, found, database.dialect):
-            yield Reason(f"schema.retyped({column.name})", expected, found.type)
-    for found in columns.values():
-        if contract.columns and found.name not in promised:
-            yield Reason(f"schema.extra({found.name})", "no such column", found.type or "a column", "warning")
-
-
-def unknown_types(columns: dict[str, Found]) -> list[Any]:
-    """Return the names of columns whose type the database did not say."""
-    return [found.name for found in columns.values() if not found.type]
+def _yes(value: object) -> bool | None:
+    return None if value is None else str(value).upper() in ("YES", "TRUE", "1", "Y", "T")

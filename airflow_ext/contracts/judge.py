@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Any
 
-from airflow_ext.contracts.catalog import Found, find, keeps, read_columns, schema_reasons, unknown_types
-from airflow_ext.contracts.measures import Measures, age, partition_condition
+from airflow_ext.contracts.catalog import look_at
 from airflow_ext.contracts.model import Contract
-from airflow_ext.contracts.rules import Rule, duration
-from airflow_ext.contracts.sql import Database, QueryError, Sql
+from airflow_ext.contracts.schema_check import Difference, differences
+from airflow_ext.contracts.sql import Database
+from airflow_ext.contracts.table_judge import TableJudge
 from airflow_ext.contracts.verdict import Reason, RunReference, Verdict
-from airflow_ext.exceptions import InvalidError
-
-_NEEDS_TYPE = ("invalidValues", "missingValues", "lag", "sql")
-"""Rules that make no sense on a column of another type than promised."""
 
 
 def judge(
@@ -26,191 +21,88 @@ def judge(
     *,
     run: RunReference | None = None,
     now: datetime | None = None,
+    on_time: bool = True,
 ) -> Verdict:
-    """Judge one partition.
+    """Judge one partition of all tables of a contract.
 
-    The table's columns are read from the catalog, then all library rules together in one query and each
-    ``sql`` rule in its own, in one read-only transaction. No value of the data leaves this function.
+    A table's columns are read from the catalog, then all its rules together in one query, but for the ``sql``
+    rules that do more than aggregate the partition's rows: each of those runs in its own. Everything happens in one
+    read-only transaction where the database has such a thing, and no query runs longer than the contract's
+    ``airflow.timeLimit``. No value of the data leaves this function.
 
     :param contract: What was promised.
     :param partition: Partition key, checked against the contract's format.
-    :param database: Where the table is.
+    :param database: Where the tables are.
     :param run: Who judges.
-    :param now: The present, aware; for contracts without partitions it bounds the age of the newest row.
+    :param now: The present, aware; it bounds the age of rows in contracts without partitions and of the oldest row.
+    :param on_time: Whether the time of availability counts: not for a backfill, nor for a partition that was
+        published before and is now repaired.
     :raises ValueError: If the partition does not fit the format, a query of the contract does not only read, or
         the type of the partition column is not known.
     :raises QueryError: If the rows cannot even be counted.
-    :raises DeniedError: If the connection may not read the table.
-    :raises UnavailableError: If the database does not answer.
+    :raises DeniedError: If the connection may not read a table.
+    :raises UnavailableError: If the database does not answer, or not within the time limit.
     """
-    return _Judge(contract, contract.partition.check(partition), database, now or datetime.now(UTC)).verdict(
-        run or RunReference()
+    key, moment = contract.partition.check(partition), now or datetime.now(UTC)
+    database.time_limit = contract.settings.time_limit
+    judges = [TableJudge(contract, table, key, database, moment) for table in contract.tables]
+    for each in judges:
+        each.check_queries()
+    for each in judges:
+        each.judge()
+    several = len(judges) > 1
+    reasons = [*_late(contract, key, moment, on_time=on_time)]
+    for each in judges:
+        reasons += [_of_table(reason, each.table.name, several=several) for reason in each.reasons]
+    skipped = [*contract.skipped]
+    for each in judges:
+        skipped += [f"{each.table.name}: {text}" if several else text for text in each.skipped]
+    counted = [each.rows for each in judges if each.rows is not None]
+    return Verdict.of(
+        reasons=reasons,
+        skipped=skipped,
+        judged=sum(each.judged for each in judges) + _times_judged(contract, on_time=on_time),
+        rows=sum(counted) if counted else None,
+        contract=contract.id,
+        version=contract.version,
+        partition=key,
+        at=moment.astimezone(UTC).isoformat(timespec="milliseconds"),
+        owner=contract.owner,
+        support=contract.support,
+        run=run or RunReference(),
     )
 
 
-class _Judge:
-    def __init__(self, contract: Contract, partition: str, database: Database, now: datetime) -> None:
-        self.contract = contract
-        self.partition = partition
-        self.database = database
-        self.now = now
-        self.reasons: list[Reason] = []
-        self.skipped = list(contract.skipped)
-        self.judged = 0
-        self.rows: int | None = None
-        self.table = contract.tables[0]
-
-    def verdict(self, run: RunReference) -> Verdict:
-        for table in self.contract.tables:
-            self.table = table
-            self.judge_table()
-        return Verdict.of(
-            reasons=self.reasons,
-            skipped=self.skipped,
-            judged=self.judged,
-            rows=self.rows,
-            contract=self.contract.id,
-            version=self.contract.version,
-            partition=self.partition,
-            at=self.now.astimezone(UTC).isoformat(timespec="milliseconds"),
-            owner=self.contract.owner,
-            support=self.contract.support,
-            run=run,
-        )
-
-    def judge_table(self) -> None:
-        name = self.table.physical_name
-        found = read_columns(self.database, name)
-        self.judged += 1
-        if not found:
-            self.reasons.append(Reason("schema.table", f"table {name}", "no such table"))
-        else:
-            self.reasons += schema_reasons(self.table, found, self.database)
-            self.skipped += [f"type({name}): the database does not say it" for name in unknown_types(found)]
-            self.judge_rows(found)
-
-    def judge_rows(self, found: dict[str, Found]) -> None:
-        condition = None
-        if name := self.table.partition_column:
-            column = find(found, name, self.database)
-            if column is not None and not column.family:
-                raise InvalidError(
-                    f"contract {self.contract.id!r}: the partition column {name!r} of {self.table.physical_name} is of type "
-                    f"{column.type or 'unknown'!r}, by which no partition can be selected; judge a view that casts it "
-                    "to a date, a timestamp, a text or an integer"
-                )
-            if column is not None:
-                condition = partition_condition(
-                    column, self.contract.partition, self.partition, self.database.dialect
-                )
-            if condition is None:
-                what = (
-                    "is missing" if column is None else f"is {column.type}, which cannot hold the partition"
-                )
-                self.reasons.append(Reason("partition", f"rows by {name}", f"{name} {what}"))
-                self.skipped.append("all rules about rows: the partition cannot be found")
-                return
-        columns = {
-            column.name: actual
-            for column in self.table.columns
-            if (actual := find(found, column.name, self.database)) is not None
-        }
-        rules = [rule for rule in self.table.rules if self.can_judge(rule, columns)]
-        measures = Measures(
-            table=self.table.physical_name,
-            condition=condition,
-            columns=columns,
-            dialect=self.database.dialect,
-        )
-        self.judge_library([rule for rule in rules if rule.metric != "sql"], measures)
-        for rule in rules:
-            if rule.metric == "sql":
-                self.judge_query(rule, measures)
-
-    def can_judge(self, rule: Rule, columns: Mapping[str, Found]) -> bool:
-        promised = {column.name: column for column in self.table.columns}
-        for name in rule.columns:
-            if name not in columns:
-                self.skipped.append(f"{rule.name}: the column {name} is missing")
-                return False
-            if rule.metric in _NEEDS_TYPE and not keeps(promised[name], columns[name], self.database.dialect):
-                self.skipped.append(f"{rule.name}: the column {name} has another type")
-                return False
-        return True
-
-    def judge_library(self, rules: list[Rule], measures: Measures) -> None:
-        try:
-            count, *figures = self.database.rows(measures.query(rules))[0]
-        except QueryError:
-            # one of them cannot be computed: find out which, and judge the others
-            count = self.database.rows(measures.query([]))[0][0]
-            figures = [self.alone(rule, measures) for rule in rules]
-        self.rows = (self.rows or 0) + int(count)
-        self.rows_of_table = int(count)
-        for rule, figure in zip(rules, figures, strict=True):
-            if isinstance(figure, QueryError):
-                self.fail(rule, f"cannot be computed: {figure}")
-            elif rule.metric == "lag":
-                self.judge_lag(rule, figure)
-            else:
-                self.judge_figure(rule, figure)
-
-    def alone(self, rule: Rule, measures: Measures) -> Any:
-        try:
-            return self.database.rows(measures.query([rule]))[0][1]
-        except QueryError as exc:
-            return exc
-
-    def judge_query(self, rule: Rule, measures: Measures) -> None:
-        query: Sql = measures.own_query(rule, self.partition)
-        try:
-            rows = self.database.rows(query)
-        except QueryError as exc:
-            self.fail(rule, f"cannot be computed: {exc}")
-            return
-        if len(rows) != 1 or len(rows[0]) != 1:
-            width = len(rows[0]) if rows else 0
-            self.fail(rule, f"{len(rows)} rows of {width} columns instead of one figure")
-            return
-        self.judge_figure(rule, rows[0][0])
-
-    def judge_figure(self, rule: Rule, figure: Any) -> None:
-        if figure is None:
-            self.fail(rule, "no value (NULL)")
-            return
-        if not isinstance(figure, int | float | Decimal):
-            self.fail(rule, f"a {type(figure).__name__} instead of a number")
-            return
-        if rule.percent:
-            figure = 100 * float(figure) / self.rows_of_table if self.rows_of_table else 0.0
-        # NUMERIC of a database and 0.1 of a file compare as people read them
-        figure = float(figure) if isinstance(figure, Decimal) else figure
-        self.judged += 1
-        if not rule.check.passes(figure):
-            self.reasons.append(Reason(rule.name, rule.expected, _written(figure, rule), rule.severity))
-
-    def judge_lag(self, rule: Rule, newest: Any) -> None:
-        end = self.now
-        if self.table.partition_column:
-            wall_end = self.contract.partition.bounds(self.partition)[1]
-            end = wall_end.replace(tzinfo=self.contract.partition.zone)
-        if newest is None:
-            self.fail(rule, "no row")
-            return
-        try:
-            seconds = age(newest, end, self.contract.partition)
-        except (TypeError, ValueError, AttributeError):
-            self.fail(rule, f"{rule.columns[0]} holds no date or time")
-            return
-        self.judged += 1
-        if not rule.check.passes(seconds):
-            self.reasons.append(Reason(rule.name, rule.expected, duration(seconds), rule.severity))
-
-    def fail(self, rule: Rule, actual: str) -> None:
-        self.judged += 1
-        self.reasons.append(Reason(rule.name, rule.expected, actual, rule.severity))
+def _times_judged(contract: Contract, *, on_time: bool) -> int:
+    promised = contract.service_levels.available_at is not None
+    return int(promised and on_time and contract.settings.severities.of("timeOfAvailability") != "ignore")
 
 
-def _written(figure: float, rule: Rule) -> str:
-    text = f"{figure:,}" if isinstance(figure, int) else f"{figure:.10g}"
-    return f"{text} %" if rule.percent else text
+def _late(contract: Contract, key: str, now: datetime, *, on_time: bool) -> Sequence[Reason]:
+    due, late = contract.due(key), contract.late_after(key)
+    severity = contract.settings.severities.of("timeOfAvailability")
+    if due is None or late is None or not on_time or severity == "ignore" or now <= late:
+        return ()
+    zone = contract.partition.zone
+    grace = f" (and {contract.settings.grace / 60:g} min of grace)" if contract.settings.grace else ""
+    shown = [f"{moment.astimezone(zone):%Y-%m-%d %H:%M %Z}" for moment in (due, now)]
+    return [Reason("timeOfAvailability", f"by {shown[0]}{grace}", shown[1], severity, dimension="timeliness")]
+
+
+def _of_table(reason: Reason, table: str, *, several: bool) -> Reason:
+    rule = f"{table}: {reason.rule}" if several else reason.rule
+    return replace(reason, rule=rule, table=table)
+
+
+def schema_diff(contract: Contract, database: Database) -> dict[str, list[Difference] | None]:
+    """Return how tables differ from what is promised, also in what does not count, by the contract's names.
+
+    :return: Differences by table, ``None`` for a table that is not there.
+    :raises DeniedError: If the connection may not look at a table.
+    :raises UnavailableError: If the database does not answer.
+    """
+    found: dict[str, list[Difference] | None] = {}
+    for table in contract.tables:
+        actual = look_at(database, table.physical_name, with_key=bool(table.key))
+        found[table.name] = None if actual is None else list(differences(table, actual, database.dialect))
+    return found

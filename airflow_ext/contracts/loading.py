@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from typing import Any
 
 import yaml
 
+from airflow_ext.contracts.compiled_schema import compile_schema
 from airflow_ext.exceptions import InvalidContractError
 
 MAX_BYTES = 1_000_000
@@ -89,6 +90,8 @@ def load(text: str, source: str) -> tuple[dict[str, Any], Places]:
                 ("apiVersion",), f"{version!r} is not read here; use one of {', '.join(API_VERSIONS)}"
             )
         )
+    if not problems and _is_valid()(document):
+        return document, places
     errors = sorted(_validator().iter_errors(document), key=lambda e: str(e.path))
     wrong = {str(error.absolute_path) for error in errors if error.validator != "unevaluatedProperties"}
     for error in errors:
@@ -183,11 +186,25 @@ def _duplicates(node: yaml.Node, path: Path = ()) -> Iterator[tuple[Path, str]]:
 
 
 @functools.cache
+def _schema() -> Any:
+    schema = files("open_data_contract_standard").joinpath("schema.json").read_text(encoding="utf-8")
+    return _mended(json.loads(schema))
+
+
+@functools.cache
+def _is_valid() -> Callable[[Any], bool]:
+    """Say quickly that a document is valid; one that seems not to be is looked at with :func:`_validator`."""
+    try:
+        return compile_schema(_schema())
+    except ValueError:  # a later version of the standard's package may use what we do not know
+        return lambda _document: False
+
+
+@functools.cache
 def _validator() -> Any:
     from jsonschema import Draft201909Validator
 
-    schema = files("open_data_contract_standard").joinpath("schema.json").read_text(encoding="utf-8")
-    return Draft201909Validator(_mended(json.loads(schema)))
+    return Draft201909Validator(_schema())
 
 
 def _mended(schema: Any) -> Any:

@@ -255,7 +255,7 @@ class _Reader:
             settings=settings,
             service_levels=levels,
             skipped=(
-                *(text for reader in readers for text in reader.skipped),
+                *_skipped(readers),
                 *skipped,
                 *not_measured(document),
             ),
@@ -296,6 +296,13 @@ class _Reader:
                 if use not in known:
                     text = f"consumer {consumer.name!r} uses {use!r}, which is not promised"
                     self.problem(("customProperties",), text)
+
+
+def _skipped(readers: list[TableReader]) -> list[str]:
+    several = len(readers) > 1
+    return [
+        f"{reader.spec['name']}: {text}" if several else text for reader in readers for text in reader.skipped
+    ]
 
 
 def _owner(document: Mapping[str, Any]) -> str:

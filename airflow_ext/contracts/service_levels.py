@@ -89,7 +89,7 @@ def lag_seconds(sla: Mapping[str, Any]) -> float | str:
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
         return f"{value!r} is not a number of {sla.get('unit') or 'd'}"
-    return value * size
+    return float(value * size)
 
 
 def elements(sla: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,113 +1,49 @@
-"""SQL for the judge: quoted identifiers, bound values, one read-only transaction."""
+"""SQL for the judge: quoted identifiers, bound values, one read-only transaction, an end to every query."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from airflow_ext.exceptions import DeniedError, FailedError, InvalidError, UnavailableError
+from airflow_ext.contracts.dialects import DIALECTS, dialect_of
+from airflow_ext.contracts.driver_errors import QueryError, TimeLimitError, translate
+from airflow_ext.contracts.settings import DEFAULT_TIME_LIMIT
+from airflow_ext.contracts.sql_text import Bound, Sql
+from airflow_ext.exceptions import UnavailableError
 
-DIALECTS = ("duckdb", "postgres", "sqlite")
-_BEGIN = {
-    "duckdb": ("BEGIN TRANSACTION READ ONLY",),
-    # a driver opens the transaction itself; repeatable read, so that all rules see the same rows
-    "postgres": ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",),
-    "sqlite": ("PRAGMA query_only = ON", "BEGIN"),
-}
-_SQLITE_OTHER_ERROR = 1
-"""SQLite calls a wrong query an operational error; only its code tells it from a missing file."""
-_SQLITE_NAMES = ("no such table", "no such column", "no such function", "unknown database", 'near "')
-_DUCKDB_NAMES = ("CatalogException", "BinderException", "ParserException")
-_POSTGRES_NAMES = (
-    "UndefinedTable",
-    "UndefinedColumn",
-    "UndefinedFunction",
-    "InvalidSchemaName",
-    "InvalidCatalogName",
-    "SyntaxError",
-)
-
-
-class QueryError(FailedError):
-    """The database answered, and refused a query.
-
-    :param kind: Name of the driver's error class.
-    :param no_table: Whether it knows no such table, or no such schema.
-    """
-
-    def __init__(self, message: str, *, kind: str = "", no_table: bool = False) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.no_table = no_table
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A value that travels beside the query, never inside it."""
-
-    value: Any
-
-
-class Sql:
-    """A piece of SQL: text, values and other pieces in a row."""
-
-    def __init__(self, *parts: str | Bound | Sql) -> None:
-        self.parts: tuple[str | Bound, ...] = tuple(
-            piece for part in parts for piece in (part.parts if isinstance(part, Sql) else (part,))
-        )
-
-    @classmethod
-    def join(cls, separator: str, pieces: Sequence[Sql]) -> Sql:
-        """Return the pieces with ``separator`` between them."""
-        parts: list[str | Sql] = []
-        for index, piece in enumerate(pieces):
-            parts += [separator, piece] if index else [piece]
-        return cls(*parts)
-
-    def render(self, placeholder: str) -> tuple[str, tuple[Any, ...]]:
-        """Return text and values for a driver.
-
-        :param placeholder: ``?`` or ``%s``.
-        """
-        values = tuple(part.value for part in self.parts if isinstance(part, Bound))
-        escape = placeholder == "%s" and bool(values)
-        text = "".join(
-            placeholder if isinstance(part, Bound) else part.replace("%", "%%") if escape else part
-            for part in self.parts
-        )
-        return text, values
-
-
-def quote(name: str) -> str:
-    """Quote one identifier; the same for all dialects here."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def quote_table(name: str) -> str:
-    """Quote a table's name, which may have a schema and a catalog before it."""
-    return ".".join(quote(part) for part in name.split("."))
+__all__ = ["DIALECTS", "Bound", "Database", "QueryError", "Sql", "TimeLimitError"]
 
 
 class Database:
-    """One connection, read only.
+    """One connection, read only, on which every query comes to an end.
 
     :param connection: A DB-API connection; the caller closes it.
-    :param dialect: ``duckdb``, ``postgres`` or ``sqlite``.
+    :param dialect: Type of the Airflow connection, such as ``duckdb``, ``postgres`` or ``snowflake``.
+    :param hook: The common-sql hook it comes from; its SQLAlchemy inspector is asked about tables where the
+        database's catalog does not answer. ``None`` asks none.
+    :param time_limit: Seconds after which a query is ended.
     :raises InvalidError: If the dialect is another.
     """
 
-    def __init__(self, connection: Any, dialect: str) -> None:
-        if dialect not in DIALECTS:
-            raise InvalidError(f"dialect={dialect!r}: contracts can be judged on {', '.join(DIALECTS)}")
-        self.dialect = dialect
+    def __init__(
+        self, connection: Any, dialect: str, *, hook: Any = None, time_limit: float = DEFAULT_TIME_LIMIT
+    ) -> None:
+        self.sql = dialect_of(dialect)
+        self.hook = hook
+        self.time_limit = time_limit
         self._connection = connection
-        self._placeholder = "%s" if dialect == "postgres" else "?"
         self._cursor: Any = None
-        if dialect == "sqlite":
+        self._ended = threading.Event()
+        if self.dialect == "postgres" and getattr(connection, "autocommit", False):
+            connection.autocommit = (
+                False  # else each statement is a transaction of its own, and none is read only
+            )
+        if self.dialect == "sqlite":
             connection.create_function("regexp", 2, _regexp, deterministic=True)
 
     def __enter__(self) -> Self:
@@ -117,86 +53,130 @@ class Database:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
-        if self.dialect == "sqlite":
-            self._connection.execute("PRAGMA query_only = OFF")
+        self._writable()
+
+    @property
+    def dialect(self) -> str:
+        """Sqlglot's name of the dialect."""
+        return self.sql.name
 
     @property
     def folds_case(self) -> bool:
         """Whether names are the same in upper and lower case."""
-        return self.dialect in ("duckdb", "sqlite")
+        return self.sql.folds_case
 
     def rows(self, sql: Sql) -> list[tuple[Any, ...]]:
         """Run a query.
 
+        :raises TimeLimitError: If it took longer than the time limit and was ended.
         :raises QueryError: If the database refused it; its text never holds a value of the data.
         :raises DeniedError: If the connection's role may not read what the query reads.
         :raises UnavailableError: If the database did not answer.
         """
         return self._run(sql)[0]
 
-    def column_names(self, sql: Sql) -> list[str]:
-        """Run a query and return the names of its columns."""
-        return self._run(sql)[1]
+    def described(self, sql: Sql) -> list[tuple[str, str]]:
+        """Run a query and return names and types of its columns; a type is empty if the driver gives a number."""
+        described = self._run(sql)[1]
+        names_types = [(column[0], column[1] if len(column) > 1 else "") for column in described]
+        return [(name, "" if isinstance(type_, int) else str(type_ or "")) for name, type_ in names_types]
 
-    def _run(self, sql: Sql) -> tuple[list[tuple[Any, ...]], list[str]]:
-        text, values = sql.render(self._placeholder)
+    @contextmanager
+    def writing(self) -> Iterator[Self]:
+        """Let queries write in one transaction, which is kept at the end and undone by an error."""
+        self._end()
+        self._writable()
+        self._cursor = self._connection.cursor()
         try:
+            with self._guarded():
+                self._begin_writing()
+            yield self
+            with self._guarded(), suppress(AttributeError, NotImplementedError):
+                self._owner.commit()
+            cursor, self._cursor = self._cursor, None
+            cursor.close()
+        finally:
+            self._end()
+
+    def _begin_writing(self) -> None:
+        if self.dialect == "duckdb":
+            self._cursor.execute("BEGIN TRANSACTION")
+        elif self.dialect == "sqlite":
+            self._cursor.execute("BEGIN IMMEDIATE")
+        else:
+            self._limit_by_server()
+
+    def _writable(self) -> None:
+        if self.dialect == "sqlite":
+            with suppress(Exception):  # a closed connection needs no setting
+                self._connection.execute("PRAGMA query_only = OFF")
+
+    @property
+    def _owner(self) -> Any:
+        """What holds the transaction: a DuckDB cursor is a connection of its own, which keeps the file open."""
+        return self._cursor if self.dialect == "duckdb" else self._connection
+
+    def _run(self, sql: Sql) -> tuple[list[tuple[Any, ...]], Sequence[Any]]:
+        text, values = self.sql.written(sql)
+        with self._guarded():
             if self._cursor is None:
                 self._cursor = self._connection.cursor()
-                for statement in _BEGIN[self.dialect]:
+                for statement in self.sql.begin:
                     self._cursor.execute(statement)
-            self._cursor.execute(text, values) if values else self._cursor.execute(text)
-            names = [column[0] for column in self._cursor.description or ()]
-            return [tuple(row) for row in self._cursor.fetchall()], names
+                self._limit_by_server()
+            timer = threading.Timer(self.time_limit, self._interrupt, (self._cursor,))
+            timer.daemon = True
+            timer.start()
+            try:
+                self._cursor.execute(text, values) if values else self._cursor.execute(text)
+                described = self._cursor.description or ()
+                return [tuple(row) for row in self._cursor.fetchall()] if described else [], described
+            finally:
+                timer.cancel()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        self._ended.clear()
+        started = time.monotonic()
+        try:
+            yield
         except Exception as exc:
             with suppress(Exception):  # what went wrong first is what counts
                 self._end()
-            error = self._translate(exc)
+            late = self._ended.is_set() or time.monotonic() - started >= self.time_limit
+            error = translate(exc, self.time_limit if late else None)
             if isinstance(error, UnavailableError):
                 raise error from exc
             raise error from None  # the driver's own text may quote data, and a traceback shows causes
 
+    def _limit_by_server(self) -> None:
+        seconds = max(1, round(self.time_limit))
+        for statement in self.sql.limits:
+            self._cursor.execute(statement.format(seconds=seconds, milliseconds=1000 * seconds))
+
+    def _interrupt(self, cursor: Any) -> None:
+        """End what the cursor runs; called in another thread."""
+        self._ended.set()
+        for owner, name in (
+            (cursor, "interrupt"),
+            (cursor, "cancel"),
+            (self._connection, "interrupt"),
+            (self._connection, "cancel"),
+        ):
+            if callable(end := getattr(owner, name, None)):
+                with suppress(Exception):  # it may have come to its end meanwhile
+                    end()
+                return
+
     def _end(self) -> None:
         """End the transaction; the next query begins another."""
-        cursor, self._cursor = self._cursor, None
+        cursor = self._cursor
         if cursor is None:
             return
-        # a DuckDB cursor is a connection of its own: it holds the transaction, and the file until it is closed
-        (cursor if self.dialect == "duckdb" else self._connection).rollback()
+        owner, self._cursor = self._owner, None
+        with suppress(AttributeError, NotImplementedError):  # some drivers have no transactions
+            owner.rollback()
         cursor.close()
-
-    def _translate(self, exc: Exception) -> Exception:
-        kind = type(exc).__name__
-        kinds = {base.__name__ for base in type(exc).__mro__}
-        text = _text_about_names(exc)
-        if kind == "InsufficientPrivilege":
-            return DeniedError(
-                f"The table cannot be judged: {text or 'permission denied'}. Grant the connection's role USAGE on "
-                "the schema, and SELECT on the table and on what its rules read"
-            )
-        other_error = getattr(exc, "sqlite_errorcode", None) == _SQLITE_OTHER_ERROR
-        if kinds & {"OperationalError", "InterfaceError"} and not other_error:
-            return UnavailableError(f"The database did not answer: {kind}", service="database")
-        no_table = kind in ("CatalogException", "UndefinedTable", "InvalidSchemaName") or text.startswith(
-            "no such table"
-        )
-        return QueryError(text or f"the query failed with {kind}", kind=kind, no_table=no_table)
-
-
-def _text_about_names(exc: Exception) -> str:
-    """Return the text of an error that speaks about names and syntax only, empty for any other.
-
-    Whatever else a database has to say may quote a value: ``invalid input "..."``.
-    """
-    kind = type(exc).__name__
-    text = " ".join(str(exc).split())[:200]
-    if (diag := getattr(exc, "diag", None)) is not None:
-        # without a position it was found while running, in a value cast to a name or to a query
-        named = kind in _POSTGRES_NAMES and diag.statement_position is not None
-        return str(diag.message_primary) if named or kind == "InsufficientPrivilege" else ""
-    if hasattr(exc, "sqlite_errorcode"):
-        return text if text.startswith(_SQLITE_NAMES) else ""
-    return text if kind in _DUCKDB_NAMES else ""
 
 
 def _regexp(pattern: str, value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_ext.contracts import Status, Verdict
-from airflow_ext.contracts.catalog import read_columns
+from airflow_ext.contracts.catalog import look_at
 from airflow_ext.contracts.judge import judge
 from airflow_ext.contracts.sql import Database, QueryError, Sql
 from airflow_ext.exceptions import DeniedError, InvalidError
@@ -66,8 +66,9 @@ def test_tables_and_views_of_both_kinds_are_judged(connection: Any, table: str) 
     verdict = judged(connection, f"shop.{table}")
     assert (verdict.status, verdict.reasons, verdict.rows) == (Status.PASS, (), 1)
     with Database(connection, "postgres") as database:
-        columns = read_columns(database, f"shop.{table}")
-    assert {name: found.family for name, found in columns.items()} == {
+        seen = look_at(database, f"shop.{table}")
+    assert seen is not None
+    assert {name: found.family for name, found in seen.columns.items()} == {
         "day": "date",
         "id": "integer",
         "country": "string",
