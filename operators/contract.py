@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from airflow.sdk import BaseHook, BaseOperator
+from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk.observability import stats
 
@@ -17,10 +17,11 @@ from airflow_ext import events
 from airflow_ext.contracts import Contract, RunReference, Verdict, report
 from airflow_ext.contracts.head import Promise
 from airflow_ext.contracts.judge import judge
-from airflow_ext.contracts.sql import DIALECTS, Database
+from airflow_ext.contracts.sql import Database
 from airflow_ext.contracts.verdict import Quarantine, Status
-from airflow_ext.exceptions import InvalidError, UnavailableError
+from airflow_ext.exceptions import InvalidError
 from airflow_ext.hooks import contract_lineage, contract_metrics
+from airflow_ext.hooks.contract_database import contract_database
 from airflow_ext.hooks.verdict_store import verdict_store
 from airflow_ext.notifications import contract as notices
 
@@ -186,21 +187,7 @@ class ContractPublishOperator(BaseOperator):
                 "conn_id: the contract names no connection; pass conn_id= or put airflow.connection into its "
                 "customProperties"
             )
-        connection = BaseHook.get_connection(conn_id)
-        if connection.conn_type not in DIALECTS:
-            raise InvalidError(
-                f"conn_id={conn_id!r} is of type {connection.conn_type!r}; contracts can be judged on "
-                f"{', '.join(DIALECTS)}"
-            )
-        hook = connection.get_hook()
-        try:
-            opened = hook.get_conn()
-        except Exception as exc:
-            raise UnavailableError(
-                f"The database of connection {conn_id!r} cannot be opened: {type(exc).__name__}",
-                service=conn_id,
-            ) from exc
-        with closing(opened), Database(opened, connection.conn_type) as database:
+        with contract_database(conn_id) as database:
             yield database
 
     def _emit(self, context: Context, verdict: Verdict) -> list[Any]:

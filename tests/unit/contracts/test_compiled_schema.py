@@ -15,7 +15,7 @@ from tests.paths import ROOT
 from tests.unit.contracts.samples import document
 
 DEMO = ROOT / "dags" / "contracts" / "daily_delays.odcs.yaml"
-VALUES = (
+VALUES: tuple[Any, ...] = (
     "x",
     "",
     0,

@@ -34,7 +34,7 @@ TYPES = {
 USUAL = ("date", "bigint", "varchar(20)", "decimal(10,2)")
 
 
-def parsed(sql: Sql, name: str) -> exp.Expression:
+def parsed(sql: Sql, name: str) -> exp.Expr:
     """Read a query back, with its values where the driver would put them."""
     dialect = dialect_of(name)
     parts = (dialect.literal(part.value) if isinstance(part, Bound) else part for part in sql.parts)
