@@ -10,6 +10,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +26,12 @@ from airflow_ext.contracts.store import AssetVerdictStore
 from airflow_ext.testing.airflow_client import AirflowClient, wait_until
 from airflow_ext.testing.local_airflow import LocalAirflow
 from airflow_ext.testing.postgres import LocalPostgres
+from airflow_ext.testing.processes import stop_all_in
 from benchmarks._contracts_waiting_quick import quick_part
 from benchmarks._dbt_stage import component_process, pss_of
 from benchmarks.report import Report
 
+WORK = Path(__file__).parents[1] / ".bench" / "contracts_waiting"
 DAGS = Path(__file__).with_name("contracts_dags") / "waiting"
 DATABASE = "airflow_waiting"
 WAITERS, CONTRACTS, POLL = 10_000, 200, 30.0
@@ -43,22 +46,26 @@ PEER_SECONDS = 45.0
 PATIENCE = 240.0
 
 
-def waiting_part(work: Path, report: Report, *, quick: bool) -> None:
+def waiting_part(report: Report, *, quick: bool) -> None:
     """Add the bars about waiting.
 
-    :param work: Folder for all state; the caller removes it.
     :param quick: Only the reader of a shared database, within one process.
     """
-    if quick:
-        quick_part(work, report)
-        report.skip("waiting in a real triggerer, beside ExternalTaskSensor")
-        return
-    _raise_open_files()
-    with (
-        LocalPostgres(work / "postgres", settings={"max_connections": "200"}) as server,
-        _airflow(work, server) as airflow,
-    ):
-        _Waiting(server, airflow, report).run()
+    shutil.rmtree(WORK, ignore_errors=True)
+    try:
+        if quick:
+            quick_part(WORK, report)
+            report.skip("waiting in a real triggerer, beside ExternalTaskSensor")
+            return
+        _raise_open_files()
+        with (
+            LocalPostgres(WORK / "postgres", settings={"max_connections": "200"}) as server,
+            _airflow(WORK, server) as airflow,
+        ):
+            _Waiting(server, airflow, report).run()
+    finally:
+        stop_all_in(WORK)
+        shutil.rmtree(WORK, ignore_errors=True)
 
 
 def _raise_open_files() -> None:

@@ -73,8 +73,9 @@ def _bounds(rule: PartitionRule, context: Mapping[str, Any], interval: str) -> t
         key = key_of_run(context)
         if key is None:
             raise InvalidError(
-                "interval='run': this run has neither a data interval nor a partition key; give a span such as "
-                "interval=\"{{ dag_run.conf['day'] }}\""
+                "interval='run': this run has neither a data interval nor a partition key. A plain cron schedule has "
+                "none in Airflow 3: use schedule=CronDataIntervalTimetable('@daily', timezone='UTC') or [scheduler] "
+                "create_cron_data_intervals, or give a span such as interval=\"{{ dag_run.conf['day'] }}\""
             )
         interval = key
     first, slash, second = interval.partition("/")

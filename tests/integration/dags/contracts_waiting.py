@@ -68,7 +68,7 @@ with DAG("contracts_hours_publisher", schedule=None, max_active_tasks=1):
         hours: list[str] = dag_run.conf["hours"]
         with duckdb.connect(os.environ["AIRFLOW_EXT_TEST_WORK"] + "/contracts.duckdb") as connection:
             connection.execute("CREATE SCHEMA IF NOT EXISTS shop")
-            connection.execute("CREATE TABLE IF NOT EXISTS shop.visits (at TIMESTAMP, id INTEGER)")
+            connection.execute("CREATE TABLE IF NOT EXISTS shop.visits (seen_at TIMESTAMP, id INTEGER)")
             for hour in hours:
                 connection.execute("INSERT INTO shop.visits VALUES (?::TIMESTAMP, 1)", [f"{hour}:30:00"])
         return hours
