@@ -308,15 +308,22 @@ class RemoteSyncOperator(BaseOperator):
             outage=waiting.outage,
         )
 
-    async def _wait(self, backend: RemoteBackend, handle: RunHandle, limits: Limits) -> Ended | None:
+    async def _wait(self, given: RemoteBackend, handle: RunHandle, limits: Limits) -> Ended | None:
         """Look until the end; ``None`` if somebody else shall go on looking."""
         watch = Watch(limits, manual=bool(handle.get("manual")))
+        backend = given
         try:
             while True:
                 try:
                     step = watch.see(await backend.poll(handle), time.time())
                 except SyncUnavailableError as error:
                     step = watch.fail(Outcome.UNAVAILABLE, str(error), time.time())
+                except SyncDeniedError as error:
+                    # The key may just be exchanged.
+                    step = watch.fail(Outcome.DENIED, str(error), time.time())
+                    await backend.aclose()
+                    backend = get_remote_backend(self.sync_conn_id)
+                    self._remote = backend, handle
                 if step.go_on:
                     await backend.go_on(handle)
                 if self._killed:
@@ -327,11 +334,15 @@ class RemoteSyncOperator(BaseOperator):
                     return None
                 pause = watch.pause(time.time(), most=self.waiting.poll_interval)
                 await asyncio.sleep(max(min(pause, self.waiting.poll_interval), 0.05))
+        except InvalidError:
+            raise  # the sync is gone, or cancelled already
         except BaseException:
             # A timeout of the task, for one: nothing goes on behind its back.
-            if not self._killed:
-                await self._cancel(backend, handle, CANCEL_SECONDS)
+            await self._cancel(backend, handle, CANCEL_SECONDS)
             raise
+        finally:
+            if backend is not given:
+                await backend.aclose()
 
     async def _settle(
         self, backend: RemoteBackend, memory: Memory, handle: RunHandle, ended: Ended

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from airflow_ext.sync.model import CHANGE_KINDS, SchemaChange, TableRef
@@ -60,7 +60,7 @@ class Judged:
     """
 
     refused: tuple[str, ...] = ()
-    quarantined: Mapping[str, tuple[str, ...]] = ()  # type: ignore[assignment]  # an empty default that is frozen
+    quarantined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     warned: tuple[str, ...] = ()
 
 

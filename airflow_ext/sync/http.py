@@ -59,27 +59,22 @@ def check_base_url(url: str, *, where: str) -> str:
     text = text.rstrip("/")
     try:
         parts = urlsplit(text)
-        port = parts.port
+        _ = parts.port  # reading it checks it
     except ValueError:
         raise InvalidError(f"{where}: the host is no URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidError(f"{where}: give an http or https URL, such as https://api.example.com")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InvalidError(f"{where}: credentials belong into login and password, not into the URL")
-    del port
     return text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A decoded answer.
-
-    :param date: The vendor's clock, if it told it.
-    """
+    """A decoded answer."""
 
     status: int
     body: Any
-    date: datetime | None
 
 
 class VendorHttp:
@@ -241,7 +236,7 @@ class VendorHttp:
                 code=code,
                 retry_after=retry_after,
             )
-        return Answer(status=status, body=body, date=date)
+        return Answer(status=status, body=body)
 
     def _judge(self, answer: Answer, method: str, path: str) -> None:
         if answer.status < 400:
