@@ -205,9 +205,11 @@ class LocalVendor(ABC):
         """Answer requests with a redirect to another server."""
         self.page(b"", status=307, times=times, path=path, headers={"Location": url})
 
-    def hang(self, seconds: float, *, times: int = 1, path: str = "*", method: str = "*") -> None:
+    def hang(
+        self, seconds: float, *, times: int = 1, path: str = "*", method: str = "*", after: int = 0
+    ) -> None:
         """Take requests and answer after ``seconds`` of real time."""
-        self._faults.append(_Fault(path, method, times, seconds=seconds))
+        self._faults.append(_Fault(path, method, times, after, seconds=seconds))
 
     def cut(self, *, times: int = 1, path: str = "*", method: str = "*") -> None:
         """Do what is asked and close the connection in the middle of the answer."""
@@ -217,6 +219,10 @@ class LocalVendor(ABC):
         """Allow so many requests in a rolling window and answer 429 beyond."""
         self._limit = (requests, seconds)
         self._recent.clear()
+
+    def met(self) -> bool:
+        """Tell whether every fault that was asked for has been met as often as it was asked for."""
+        return all(fault.times <= 0 for fault in self._faults)
 
     def heal(self) -> None:
         """Forget all faults and limits asked for."""

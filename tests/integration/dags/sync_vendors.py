@@ -1,0 +1,33 @@
+"""Syncs at vendors: the connections point to local servers of the tests."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, Asset
+
+from airflow_ext.operators.sync import SyncOperator, SyncWait
+from airflow_ext.sensors.sync import SyncSensor
+
+FAST = SyncWait(poll_interval=1)
+
+with DAG("sync_both", schedule=None) as both:
+    SyncOperator(
+        task_id="fivetran",
+        sync_conn_id="it_fivetran",
+        sync="shop",
+        tables=["shop_public.orders"],
+        waiting=FAST,
+    )
+    SyncOperator(task_id="airbyte", sync_conn_id="it_airbyte", sync="shop", waiting=FAST)
+    SyncSensor(task_id="fresh", sync_conn_id="it_fivetran", sync="shop", poll_interval=1)
+
+with DAG("sync_follows", schedule=[Asset("sync/it_fivetran/shop/shop_public.orders")]):
+    SyncOperator(
+        task_id="hooked", sync_conn_id="it_fivetran", sync="hooked", waiting=SyncWait(poll_interval=300)
+    )
+
+with DAG("sync_dies", schedule=None, default_args={"retries": 2, "retry_delay": 1}):
+    SyncOperator(task_id="worker", sync_conn_id="it_airbyte", sync="dies", deferrable=False, waiting=FAST)
+
+with DAG("sync_killed", schedule=None):
+    SyncOperator(task_id="fivetran", sync_conn_id="it_fivetran", sync="killed", waiting=FAST)
+    SyncOperator(task_id="airbyte", sync_conn_id="it_airbyte", sync="killed", waiting=FAST)
