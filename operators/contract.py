@@ -17,6 +17,8 @@ from airflow_ext import events
 from airflow_ext.contracts import Contract, RunReference, Verdict, report
 from airflow_ext.contracts.head import Promise
 from airflow_ext.contracts.judge import judge
+from airflow_ext.contracts.quarantine import set_rows_aside
+from airflow_ext.contracts.row_rules import samples
 from airflow_ext.contracts.sql import Database
 from airflow_ext.contracts.verdict import Quarantine, Status
 from airflow_ext.exceptions import InvalidError
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
 ON_BREACH = ("fail", "skip")
-QUARANTINES = (None, "partition")
+QUARANTINES = (None, "rows", "partition")
 
 
 class ContractPublishOperator(BaseOperator):
@@ -51,12 +53,13 @@ class ContractPublishOperator(BaseOperator):
     :param partition: Partition key (templated). Default: the run's partition key, else the start of its data
         interval in the contract's zone.
         Rather leave it out than pass ``"{{ ds }}"``, which is the date in UTC.
-    :param conn_id: Connection of the database (templated): DuckDB, PostgreSQL or SQLite. Default: the
-        contract's ``airflow.connection``.
+    :param conn_id: Connection of the database (templated); see the page on judging for those that work. Default:
+        the contract's ``airflow.connection``.
     :param on_breach: ``fail`` fails the task without retries: judging the same rows again gives the same
         verdict. ``skip`` skips it.
-    :param quarantine: ``partition`` marks a partition that breaks the contract as set aside: its status is
-        ``QUARANTINED``, about which consumers decide by ``on_quarantine``.
+    :param quarantine: ``rows`` copies the rows that break a rule into the contract's ``airflow.quarantineTable``;
+        if all that is wrong are such rows, the status is ``QUARANTINED``, about which consumers decide by
+        ``on_quarantine``. ``partition`` marks every partition that breaks the contract so.
     :param emit_event: Whether a contract that holds gets an event. Without, only waiting sensors learn of it.
         A backfill never wakes plain consumers.
     :param store_conn_id: Connection of the database that keeps the verdicts. Default: ``[airflow_ext]
@@ -77,7 +80,7 @@ class ContractPublishOperator(BaseOperator):
         partition: str | None = None,
         conn_id: str | None = None,
         on_breach: Literal["fail", "skip"] = "fail",
-        quarantine: Literal["partition"] | None = None,
+        quarantine: Literal["rows", "partition"] | None = None,
         emit_event: bool = True,
         store_conn_id: str | None = None,
         **kwargs: Any,
@@ -86,9 +89,14 @@ class ContractPublishOperator(BaseOperator):
         if on_breach not in ON_BREACH:
             raise InvalidError(f"on_breach={on_breach!r}: use one of {', '.join(ON_BREACH)}")
         if quarantine not in QUARANTINES:
-            raise InvalidError(f"quarantine={quarantine!r}: use None or 'partition'")
+            raise InvalidError(f"quarantine={quarantine!r}: use None, 'rows' or 'partition'")
         # the asset must be known when the DAG is parsed, so a path is read here; the same content once
         self.contract = contract if isinstance(contract, Contract) else Contract.from_file(contract)
+        if quarantine == "rows" and not any(table.quarantine_table for table in self.contract.tables):
+            raise InvalidError(
+                "quarantine='rows': the contract does not say where to; put airflow.quarantineTable into its "
+                "customProperties"
+            )
         self.partition = partition
         self.conn_id = conn_id
         self.on_breach = on_breach
@@ -172,12 +180,26 @@ class ContractPublishOperator(BaseOperator):
     def _judge(self, context: Context, partition: str) -> Verdict:
         started = time.monotonic()
         run = run_reference(context)
+        promised = self.contract.service_levels.available_at is not None
+        on_time = promised and not self._is_repair(context, partition)
         with self._database() as database:
-            verdict = judge(self.contract, partition, database, run=run)
+            verdict = judge(self.contract, partition, database, run=run, on_time=on_time)
+            failed = {reason.rule for reason in verdict.reasons}
+            for sample in samples(self.contract, partition, database, failed):
+                self.log.info("Not as promised: %s", sample)
+            if verdict.status is Status.BREACHED and self.quarantine == "rows":
+                publication = f"{run.dag_id} {run.run_id} {run.map_index}"
+                verdict = set_rows_aside(self.contract, verdict, database, publication=publication)
         stats.timing("airflow_ext.contracts.judge_duration", 1000 * (time.monotonic() - started))
-        if verdict.status is Status.BREACHED and self.quarantine is not None:
+        if verdict.status is Status.BREACHED and self.quarantine == "partition":
             return verdict.set_aside(Quarantine(self.quarantine))
         return verdict
+
+    def _is_repair(self, context: Context, partition: str) -> bool:
+        """Say whether nobody waits for the partition by its time: a backfill, or one published before."""
+        if getattr(context.get("dag_run"), "run_type", "") == "backfill":
+            return True
+        return verdict_store(self.store_conn_id).verdict(self.contract.asset.name, partition) is not None
 
     @contextmanager
     def _database(self) -> Iterator[Database]:

@@ -14,11 +14,15 @@ from airflow_ext.contracts.partition import PartitionRule
 from airflow_ext.contracts.read_only import check_reads_only
 from airflow_ext.contracts.rules import SQL_PLACEHOLDER, Rule, Validity
 from airflow_ext.contracts.sql import Bound, Sql
+from airflow_ext.exceptions import InvalidContractError
 
 PARTITION = "airflow_ext_partition"
 """Name under which a query of a rule reads the rows of its partition."""
 
 _LEADING_COMMENTS = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
+
+_REPEATED_REPEAT = re.compile(r"(?:[+*]|,\d*\})\??[^()]*\)+(?:[+*]|\{\d*,)")
+"""SQLite matches patterns with Python, which takes for ever on some of these and cannot be interrupted."""
 
 
 def partition_condition(column: Found, rule: PartitionRule, key: str, dialect: Dialect) -> Sql | None:
@@ -195,10 +199,15 @@ class Measures:
         return Sql(*pieces, query[end:])
 
     def check(self, rule: Rule) -> None:
-        """Refuse a rule whose query does more than read.
+        """Refuse a rule whose query does more than read, or whose pattern cannot be interrupted.
 
         :raises InvalidContractError: With the rule's name.
         """
+        pattern = rule.validity.pattern
+        if pattern is not None and self.dialect.name == "sqlite" and _REPEATED_REPEAT.search(pattern):
+            raise InvalidContractError(
+                f"rule {rule.name!r}: its pattern repeats a repetition, such as (a+)+, which may never end on SQLite"
+            )
         if rule.metric == "sql":
             check_reads_only(rule.name, self._body(rule, "").render("NULL")[0], self.dialect.name)
 

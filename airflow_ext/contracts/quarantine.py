@@ -11,6 +11,7 @@ from airflow_ext.contracts.catalog import FoundTable, look_at
 from airflow_ext.contracts.model import Contract
 from airflow_ext.contracts.row_rules import Broken, broken_rows
 from airflow_ext.contracts.sql import Bound, Database, Sql
+from airflow_ext.contracts.verdict import Quarantine, Verdict
 from airflow_ext.exceptions import InvalidError
 
 MAX_ROWS = 10_000
@@ -104,6 +105,27 @@ def quarantine_rows(
                 counts |= _put_aside(of_table, target, tags, database, limit)
     rows = {each.name: counts.get(each.name, 0) for each in broken if counts.get(each.name)}
     return Quarantined(tables, rows, tuple(name for name, count in rows.items() if count >= limit))
+
+
+def set_rows_aside(contract: Contract, verdict: Verdict, database: Database, *, publication: str) -> Verdict:
+    """Put the rows aside that breach a contract, and say whether the others can be used.
+
+    They can, which is what ``QUARANTINED`` means, if each rule that breaches the contract is a row-level rule whose
+    rows were all put aside. A breach of anything else stays ``BREACHED``, with its rows put aside all the same.
+
+    :param verdict: A breach.
+    :param publication: Who publishes; see :func:`quarantine_rows`, whose errors this raises too.
+    :return: The verdict to publish.
+    """
+    breached = [reason.rule for reason in verdict.reasons if reason.severity == "error"]
+    done = quarantine_rows(
+        contract, verdict.partition, database, publication=publication[:MAX_PUBLICATION], rules=set(breached)
+    )
+    all_known = len(breached) == verdict.counts.get("failed", 0)
+    if not all_known or done.capped or set(breached) != set(done.rows):
+        return verdict
+    tables = ", ".join(sorted(set(done.tables.values())))
+    return verdict.set_aside(Quarantine("rows", table=tables, rows=done.total))
 
 
 def _put_aside(

@@ -158,8 +158,11 @@ def own_entries(
         if not name.lower().startswith("airflow."):
             continue
         if name not in known:
-            near = difflib.get_close_matches(name, OWN_PROPERTIES, 1, 0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            words = {own.partition(".")[2].lower(): own for own in OWN_PROPERTIES}
+            near = difflib.get_close_matches(name.partition(".")[2].lower(), words, 1, 0.5)
+            hint = (
+                f"; did you mean {words[near[0]]!r}?" if near else f"; known are {', '.join(OWN_PROPERTIES)}"
+            )
             text = "cannot stand here, only at the top" if name in OWN_PROPERTIES else f"is not known{hint}"
             problem((*here, "property"), f"{name!r} {text}")
         elif name in seen:

@@ -124,3 +124,17 @@ def test_a_file_of_another_process_is_left_alone(tmp_path: Path) -> None:
     secret.write_text("a\n1\n")
     with pytest.raises(InvalidContractError, match="may not read files"):
         check_reads_only("r", f"SELECT COUNT(*) FROM '{secret}'", "duckdb")
+
+
+def test_a_pattern_that_may_never_end_is_refused_where_nothing_could_end_it(shop: Shop) -> None:
+    def promise(pattern: str) -> Contract:
+        arguments = {"properties": ["country"], "pattern": pattern}
+        return with_rules(shop, {"name": "p", "metric": "invalidValues", "mustBe": 9, "arguments": arguments})
+
+    shop.do(f"INSERT INTO {shop.table} VALUES ('2013-01-05', 4, '{'A' * 18}!x', 1)")
+    assert reasons(shop.judge_contract(promise("^([A-Z][A-Z])+$")))["p"] == "invalid values = 9 / 1"
+    if shop.dialect == "sqlite":
+        with pytest.raises(InvalidContractError, match="may never end"):
+            shop.judge_contract(promise("^([A-Z]+)+$"))
+    else:
+        assert reasons(shop.judge_contract(promise("^([A-Z]+)+$")))["p"] == "invalid values = 9 / 1"

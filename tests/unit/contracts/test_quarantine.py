@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from airflow_ext.contracts import Contract
-from airflow_ext.contracts.quarantine import Quarantined, quarantine_rows
+from airflow_ext.contracts import Contract, Status, Verdict
+from airflow_ext.contracts.judge import judge
+from airflow_ext.contracts.quarantine import Quarantined, quarantine_rows, set_rows_aside
 from airflow_ext.contracts.row_rules import samples
 from airflow_ext.contracts.sql import Database, QueryError
 from airflow_ext.exceptions import InvalidError
@@ -159,3 +160,23 @@ def test_samples_are_off_unless_allowed_and_never_of_classified_columns(bad: Sho
         "valid(amount): amount holds '-2.5'",
         "primaryKey(id): id holds '7'",
     ]
+
+
+def _published(shop: Shop, contract: Contract) -> Verdict:
+    with Database(shop.connection, shop.dialect) as database:
+        verdict = judge(contract, "2013-01-05", database, now=NOW)
+        return set_rows_aside(contract, verdict, database, publication="run1")
+
+
+def test_the_good_rows_can_be_used_if_nothing_else_is_wrong(bad: Shop) -> None:
+    verdict = _published(bad, promised(bad))
+    assert verdict.status is Status.QUARANTINED
+    assert verdict.quarantine is not None
+    assert (verdict.quarantine.what, verdict.quarantine.rows) == ("rows", 5)
+    assert verdict.quarantine.table == f"{bad.table}_quarantine"
+
+    def more(made: dict[str, Any]) -> None:
+        made["schema"][0]["quality"] = [{"metric": "rowCount", "mustBe": 99}]
+
+    assert _published(bad, promised(bad, more)).status is Status.BREACHED
+    assert len(kept(bad)) == 5

@@ -123,10 +123,12 @@ def server() -> Iterator[Server]:
 
 
 def test_a_contract_is_fetched(server: Server) -> None:
-    url = f"{server.url.replace('//', f'//user:{SECRET}@')}/orders?token={SECRET}"
-    contract = Contract.from_url(url, headers={"Authorization": "Bearer x"})
+    contract = Contract.from_url(f"{server.url}/orders?token={SECRET}", headers={"Authorization": "Bearer x"})
     assert (contract.id, contract.source) == ("orders", f"{server.url}/orders")
     assert server.asked == [(f"/orders?token={SECRET}", "Bearer x")]
+    named = Contract.from_url(f"{server.url.replace('//', f'//user:{SECRET}@')}/orders")
+    assert named.source == f"{server.url}/orders"
+    assert str(server.asked[1][1]).startswith("Basic ")
 
 
 def test_headers_are_not_sent_on_to_another_place(server: Server) -> None:
