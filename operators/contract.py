@@ -186,7 +186,7 @@ class ContractPublishOperator(BaseOperator):
             verdict = judge(self.contract, partition, database, run=run, on_time=on_time)
             failed = {reason.rule for reason in verdict.reasons}
             for sample in samples(self.contract, partition, database, failed):
-                self.log.info("Not as promised: %s", sample)
+                self.log.warning("Not as promised: %s", sample)
             if verdict.status is Status.BREACHED and self.quarantine == "rows":
                 publication = f"{run.dag_id} {run.run_id} {run.map_index}"
                 verdict = set_rows_aside(self.contract, verdict, database, publication=publication)
