@@ -284,6 +284,10 @@ class _Reader:
             if table.physical_name in seen:
                 self.problem(("schema", index), f"the table {table.physical_name!r} is written twice")
             seen[table.physical_name] = table.name
+        aside = [table.quarantine_table for table in tables if table.quarantine_table]
+        for shared in sorted({name for name in aside if aside.count(name) > 1}):
+            text = f"{shared!r} would hold rows of several tables; say airflow.quarantineTable at each table"
+            self.problem(("customProperties",), text)
         column = settings.partition_column
         if tables and column and not any(table.column(column) for table in tables):
             self.problem(

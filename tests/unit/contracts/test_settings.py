@@ -93,6 +93,11 @@ def test_our_words_stand_where_they_count() -> None:
     )
 
 
+def test_rows_of_two_tables_are_not_put_into_one() -> None:
+    with pytest.raises(InvalidContractError, match="'q' would hold rows of several tables"):
+        made({"quarantineTable": "q"}, schema=[{"name": "a"}, {"name": "b"}])
+
+
 @pytest.mark.parametrize(
     ("value", "zone", "partition", "due"),
     [
