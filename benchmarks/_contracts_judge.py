@@ -133,9 +133,9 @@ def judge_part(_work: Path, report: Report, *, quick: bool) -> None:
     rows = QUICK_ROWS if quick else ROWS
     report.say(f"judging 50 rules on {rows:,} rows in DuckDB")
     if quick:
-        report.skip(f"judging 50 rules on {ROWS / 1e6:g}M rows")
+        report.skip(f"judging 50 rules on {ROWS / 1e6:g}M rows, and on one of its ten days")
     by_hand = ", ".join(expression for _, expression in _rules())
-    for partitioned in (False, True):
+    for partitioned in (False,) if quick else (False, True):
         document = _document()
         where = f" WHERE day = DATE '{DAY}'" if partitioned else ""
         if not partitioned:
@@ -144,7 +144,7 @@ def judge_part(_work: Path, report: Report, *, quick: bool) -> None:
         with tempfile.TemporaryDirectory() as folder, duckdb.connect(f"{folder}/orders.duckdb") as connection:
             connection.execute(TABLE.format(rows=rows, days=DAYS))
             query = f"SELECT {by_hand} FROM orders{where}"
-            ours, theirs = _in_turn(
+            ours, theirs, first = _in_turn(
                 lambda made=contract, on=connection: _judged(made, on),  # type: ignore[misc]
                 lambda text=query, on=connection: on.execute(text).fetchall(),  # type: ignore[misc]
             )
@@ -155,7 +155,11 @@ def judge_part(_work: Path, report: Report, *, quick: bool) -> None:
             "<=",
             1.5,
             unit="x",
-            peers={"judge_seconds": round(ours, 3), "query_seconds": round(theirs, 3)},
+            peers={
+                "judge_seconds": round(ours, 3),
+                "first_judge_seconds": round(first, 3),
+                "query_seconds": round(theirs, 3),
+            },
         )
 
 
@@ -167,15 +171,18 @@ def _judged(contract: Contract, connection: Any) -> Verdict:
     return verdict
 
 
-def _in_turn(ours: Callable[[], Any], theirs: Callable[[], Any]) -> tuple[float, float]:
-    """Return the median seconds of both, run in turn so that a busy moment meets both."""
+def _in_turn(ours: Callable[[], Any], theirs: Callable[[], Any]) -> tuple[float, float, float]:
+    """Return the median seconds of both, run in turn so that a busy moment meets both, and of our first run.
+
+    The first also reads the rules' queries and loads what reads them.
+    """
     times: dict[Callable[[], Any], list[float]] = {ours: [], theirs: []}
     for _ in range(ROUNDS):
         for work in (theirs, ours):
             started = time.perf_counter()
             work()
             times[work].append(time.perf_counter() - started)
-    return statistics.median(times[ours]), statistics.median(times[theirs])
+    return statistics.median(times[ours]), statistics.median(times[theirs]), times[ours][0]
 
 
 def files_part(_work: Path, report: Report, *, quick: bool) -> None:
