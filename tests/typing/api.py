@@ -14,7 +14,7 @@ from airflow_ext.operators.contract import ContractPublishOperator
 from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject, DbtTaskGroup
 from airflow_ext.operators.sync import ResyncOperator, SchemaGate, SyncOperator, SyncTable, SyncWait
 from airflow_ext.secrets.vault import VaultBackend
-from airflow_ext.sensors.contract import ContractSensor
+from airflow_ext.sensors.contract import ContractSchedule, ContractSensor
 from airflow_ext.sensors.sync import SyncSensor
 from airflow_ext.sla import Channel, SlaEvent, sla
 from airflow_ext.testing.airflow_client import AirflowClient
@@ -70,8 +70,23 @@ with DAG(
     alone = DbtBuildOperator(task_id="alone", project=project, full_refresh=True)
     publish = ContractPublishOperator(task_id="publish", contract=contract, on_breach="fail")
     wait = ContractSensor(task_id="wait", contract="orders>=1,<2", on_breach="wait", poll_interval=10)
+    hours = ContractSensor(
+        task_id="hours",
+        contract="visits>=1,<2",
+        partition_format="%Y-%m-%dT%H",
+        interval="run",
+        at_least=22,
+        uses=["id"],
+        on_late="skip",
+        available_by=timedelta(hours=1),
+        grace=60,
+        store_conn_id="verdicts",
+    )
     sync >> group >> publish
     wait >> alone
+
+plain = DAG("plain", schedule=ContractSchedule("orders>=1,<2"))
+by_key = DAG("by_key", schedule=ContractSchedule.partitioned("orders>=1,<2"))
 
 majors: tuple[int, ...] = ContractRange.parse("orders>=1,<3").majors
 
