@@ -1,7 +1,7 @@
 """Team *operations*: bring each day's flights and weather from the operational PostgreSQL into the warehouse.
 
-The connections ``flights_to_warehouse``, ``flights_source`` and ``warehouse`` live in Vault; the source's
-password is nowhere else.
+The connections ``flights_to_warehouse``, ``flights_source`` and ``warehouse`` live in Vault. ``flights_source`` has no
+password at all: each task leases an account of its own, which is dropped when the task ends.
 """
 
 from __future__ import annotations

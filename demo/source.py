@@ -106,13 +106,27 @@ class FlightsSource:
         connection.close()
         return count
 
-    def create_reader(self, password: str) -> str:
-        """Create the account a sync reads with, or give it a new password; returns its name."""
-        name = "sync_reader"
+    def create_manager(self, password: str) -> str:
+        """Create the account that makes readers for one task at a time, or give it a new password.
+
+        It may make roles and end their sessions, and hand ``sync_readers`` on; it cannot read itself.
+
+        :returns: Its name.
+        """
+        name = "vault_manager"
         with self._server.connect(DATABASE) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,))
-            verb = "ALTER" if cursor.fetchone() else "CREATE"
-            cursor.execute(f"{verb} ROLE {name} LOGIN PASSWORD %s", (password,))
-            cursor.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}")
+            for role in ("sync_readers", name):
+                cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
+                if not cursor.fetchone():
+                    cursor.execute(f"CREATE ROLE {role}")
+            cursor.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO sync_readers")
+            cursor.execute(f"ALTER ROLE {name} LOGIN CREATEROLE PASSWORD %s", (password,))
+            cursor.execute(f"GRANT sync_readers TO {name} WITH ADMIN OPTION")
+            cursor.execute(f"GRANT pg_signal_backend TO {name}")
         connection.close()
         return name
+
+    def leased_accounts(self) -> list[str]:
+        """Return the readers that are there now."""
+        rows = self._server.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'v-%'")
+        return [str(row[0]) for row in rows]

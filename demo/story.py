@@ -138,14 +138,17 @@ class Story:
             tables = result["tables"]
             if tables["flights"]["rows"] != flights:
                 raise AssertionError(f"{tables['flights']['rows']} rows loaded, the source has {flights}")
-            if not self.world.vault.calls(path="secret/data/connections/flights_source"):
-                raise AssertionError("the source's password was not read from the Vault-compatible server")
+            if not self.world.vault.calls(path="database/creds/flights_reader", status=200):
+                raise AssertionError("the source's account was not leased from the Vault-compatible server")
+            wait_until(
+                lambda: not self.world.source.leased_accounts(), timeout=5, what="the end of the lease"
+            )
             took = _at(result["ended"]) - _at(result["started"])
             rows = sum(table["rows"] for table in tables.values())
             step.note = (
                 f"{flights} flights, {rows} rows of {len(tables)} tables in {took.total_seconds():.1f} s"
             )
-            step.note += f"; {remark}" if remark else "; password from Vault"
+            step.note += f"; {remark}" if remark else "; with an account leased for the task, gone now"
 
     def _marts(self, day: date, *, nth: int, remark: str = "") -> str:
         with self.teller.step(f"analytics builds {day} with dbt, started by the sync's event") as step:

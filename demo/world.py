@@ -21,7 +21,16 @@ DAGS = Path(__file__).parents[1] / "dags"
 DAG_IDS = ("flights_ingest", "flights_marts", "delay_alerts", "delay_digest")
 POOL = "warehouse"
 READER_SECRET = "AIRFLOW_EXT_DEMO_SOURCE_PASSWORD"  # noqa: S105  a name, not a value
-"""Environment variable with the password of the source's reader; a random one without it. No child inherits it."""
+"""Environment variable with the password of the account that makes readers of the source; a random one without it.
+No child inherits it: only the Vault-compatible server knows it."""
+
+READER = (
+    "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE sync_readers;",
+)
+NO_READER = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}';",
+    'DROP ROLE IF EXISTS "{{name}}";',
+)
 
 
 class World:
@@ -92,15 +101,17 @@ class World:
     def _fill_vault(self) -> dict[str, object]:
         """Write the connections and return the arguments of the secrets backend that reads them."""
         password = os.environ.pop(READER_SECRET, "") or secrets.token_urlsafe(16)
-        reader = self.source.create_reader(password)
+        manager = self.source.create_manager(password)
+        url = f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{self.postgres.port}/{DATABASE}"
+        self.vault.database(url, username=manager, password=password)
+        self.vault.database_role("flights_reader", creation=READER, revocation=NO_READER, ttl=600)
         documents: dict[str, dict[str, object]] = {
             "flights_source": {
                 "conn_type": "postgres",
                 "host": "127.0.0.1",
                 "port": self.postgres.port,
-                "login": reader,
-                "password": password,
                 "schema": DATABASE,
+                "lease": {"path": "database/creds/flights_reader"},
             },
             "warehouse": {"conn_type": "duckdb", "host": str(self.warehouse)},
             "flights_to_warehouse": {
@@ -120,7 +131,8 @@ class World:
         }
         for name, document in documents.items():
             self.vault.write(f"secret/connections/{name}", document)
-        self.vault.policy("airflow", {"secret/data/connections/*": ["read"]})
+        may = {"secret/data/connections/*": ["read"], "database/creds/flights_reader": ["read"]}
+        self.vault.policy("airflow", {**may, "auth/token/create": ["create", "update"]})
         role_id, secret_id = self.vault.approle("airflow", policies=["airflow"])
         return {
             "url": self.vault.url,
