@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from airflow_ext import __version__
-from airflow_ext.cli import contracts, dbt, doctor, sla, sync
+from airflow_ext.cli import contracts, dbt, doctor, sla, sync, vault
 from airflow_ext.exceptions import AirflowExtError
 
-GROUPS = (contracts, dbt, doctor, sla, sync)
+GROUPS = (contracts, dbt, doctor, sla, sync, vault)
 """Modules with ``register(subparsers)``; each command sets ``func``, which takes the parsed arguments and
 returns an exit status: 0 well, 1 not well, 2 wrong use."""
 

@@ -308,7 +308,7 @@ class VaultBackend(BaseSecretsBackend):
         try:
             for place in self.places(kind, key, team_name):
                 path = f"{place.mount}/{place.path}"
-                reading = self._read(place, key)
+                reading = self.read_place(place, key)
                 if kind != "config":  # the metrics' own configuration may be what is being read
                     self._count(reading)
                 if reading.document is not None:
@@ -359,7 +359,8 @@ class VaultBackend(BaseSecretsBackend):
         settings = dataclasses.replace(self._settings, **changes) if changes else self._settings
         yield Place(shared_client(settings, clock=self._clock), mount, route.place(key))
 
-    def _read(self, place: Place, key: str) -> Reading:
+    def read_place(self, place: Place, key: str) -> Reading:
+        """Read an id at one of its :meth:`places`."""
         reading = place.client.read(place.mount, place.path)
         if not place.bundle or reading.document is None:
             return reading

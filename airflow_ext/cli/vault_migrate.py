@@ -1,0 +1,114 @@
+"""Copy connections and variables from Airflow's metadata and the environment into Vault."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_ext.exceptions import InvalidError, VaultDeniedError
+from airflow_ext.vault import admin
+
+if TYPE_CHECKING:
+    from airflow_ext.secrets.vault import VaultBackend
+
+Item = tuple[str, str, str, dict[str, Any]]
+"""Kind, id, where it is from, and its document."""
+
+
+def migrate(backend: VaultBackend, *, write: bool, overwrite: bool, only: str) -> int:
+    """Copy, or tell what would be copied; nothing is deleted where it is now.
+
+    :param only: Regular expression of ids.
+    """
+    if backend.mount_point is None or not backend.connections_path:
+        raise InvalidError("migrate needs mount_point and connections_path in the backend's arguments")
+    failed = 0
+    for kind, key, source, document in _items():
+        if not re.fullmatch(only, key):
+            continue
+        try:
+            verb = _copy(backend, kind, key, document, write=write, overwrite=overwrite)
+        except (VaultDeniedError, InvalidError) as error:
+            verb, failed = f"FAILED ({error})", failed + 1
+        print(f"{kind} {key} (from {source}): {verb}")
+    if not write:
+        print("nothing was written; add --write to do it")
+    return 1 if failed else 0
+
+
+def _copy(
+    backend: VaultBackend, kind: str, key: str, document: dict[str, Any], *, write: bool, overwrite: bool
+) -> str:
+    folders = backend.connections_path if kind == "connection" else backend.variables_path
+    if not folders:
+        raise InvalidError("the backend reads no variables: set variables_path")
+    mount, path = str(backend.mount_point), admin.checked_path(f"{folders[0]}/{key}")
+    known = (
+        admin.metadata(backend.client, mount, path)
+        if backend.client.settings.kv_engine_version == 2
+        else None
+    )
+    if known is not None and not overwrite:
+        return "is in Vault already"
+    if not write:
+        return f"would go to {backend.client.api_path(mount, path)}"
+    return _write(backend, mount, path, document, known)
+
+
+def _write(
+    backend: VaultBackend, mount: str, path: str, document: dict[str, Any], known: Mapping[str, Any] | None
+) -> str:
+    cas = None
+    if backend.client.settings.kv_engine_version == 2:
+        cas = int(known.get("current_version") or 0) if known is not None else 0  # nobody wrote in between
+    version = admin.write(backend.client, mount, path, document, cas=cas)
+    return f"written to {backend.client.api_path(mount, path)}" + (f", version {version}" if version else "")
+
+
+def _items() -> Iterator[Item]:
+    seen: set[tuple[str, str]] = set()
+    for item in (*_of_environment(), *_of_metadata()):
+        if item[:2] not in seen:  # the environment is asked before the metadata, so it holds
+            seen.add((item[0], item[1]))
+            yield item
+
+
+def _of_environment() -> Iterator[Item]:
+    for name, value in sorted(os.environ.items()):
+        if name.startswith("AIRFLOW_CONN_"):
+            yield "connection", name.removeprefix("AIRFLOW_CONN_").lower(), "environment", _document(value)
+        elif name.startswith("AIRFLOW_VAR_"):
+            yield "variable", name.removeprefix("AIRFLOW_VAR_").lower(), "environment", {"value": value}
+
+
+def _document(value: str) -> dict[str, Any]:
+    if value.lstrip().startswith("{"):
+        found: dict[str, Any] = json.loads(value)
+        return found
+    return {"conn_uri": value}
+
+
+def _of_metadata() -> Iterator[Item]:
+    from airflow.models import Connection, Variable
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        for each in session.scalars(select(Connection).order_by(Connection.conn_id)):
+            fields = {
+                "conn_type": each.conn_type,
+                "description": each.description,
+                "host": each.host,
+                "login": each.login,
+                "password": each.password,
+                "schema": each.schema,
+                "port": each.port,
+                "extra": each.extra,
+            }
+            document = {key: value for key, value in fields.items() if value not in (None, "")}
+            yield "connection", str(each.conn_id), "metadata", document
+        for variable in session.scalars(select(Variable).order_by(Variable.key)):
+            yield "variable", str(variable.key), "metadata", {"value": variable.val}

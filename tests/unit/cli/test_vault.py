@@ -1,0 +1,85 @@
+"""The commands of the group ``vault``; those that read Airflow's metadata are tried on a real Airflow."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from airflow.sdk.configuration import clear_secrets_backends_cache
+
+from airflow_ext.cli.main import main
+from airflow_ext.testing.vault import LocalVault
+from airflow_ext.vault.client import forget_shared_clients
+
+
+@pytest.fixture
+def password() -> str:
+    return secrets.token_urlsafe(18)
+
+
+@pytest.fixture
+def vault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, password: str) -> Iterator[LocalVault]:
+    with LocalVault() as server:
+        may = {f"secret/data/{folder}/*": ["read"] for folder in ("connections", "variables", "config")}
+        server.policy("airflow", {**may, "secret/metadata/*": ["list", "read"]})
+        role_id, secret_id = server.approle("airflow", policies=["airflow"])
+        kwargs = {"url": server.url, "auth_type": "approle", "role_id": role_id, "secret_id": secret_id}
+        monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", "airflow_ext.secrets.vault.VaultBackend")
+        kwargs["audit_file"] = str(tmp_path / "audit.jsonl")
+        monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND_KWARGS", json.dumps(kwargs))
+        server.write("secret/connections/team/warehouse", {"conn_type": "postgres", "password": password})
+        lease = {"conn_type": "postgres", "lease": {"path": "database/creds/etl"}}
+        server.write("secret/connections/leased", lease)
+        yield server
+        forget_shared_clients()
+        clear_secrets_backends_cache()
+
+
+def test_check_tells_what_works_and_what_is_missing(
+    vault: LocalVault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["vault", "check"]) == 0
+    told = capsys.readouterr().out
+    assert f"Vault at {vault.url}: reachable" in told
+    assert "logged in with approle" in told
+    assert 'path "auth/token/create"' in told
+    vault.seal()
+    assert main(["vault", "check"]) == 1
+    assert "sealed" in capsys.readouterr().out
+
+
+def test_explain_names_path_version_and_keys_but_no_value(
+    vault: LocalVault, capsys: pytest.CaptureFixture[str], password: str
+) -> None:
+    assert main(["vault", "explain", "team/warehouse"]) == 0
+    told = capsys.readouterr().out
+    assert "secret/data/connections/team/warehouse: version 1, keys conn_type, password; used" in told
+    assert password not in told
+    assert main(["vault", "explain", "leased"]) == 0
+    assert "leased per task from database/creds/etl" in capsys.readouterr().out
+    assert not vault.calls(path="database/*")
+    assert main(["vault", "explain", "nowhere"]) == 1
+
+
+def test_list_and_audit(vault: LocalVault, capsys: pytest.CaptureFixture[str], password: str) -> None:
+    assert main(["vault", "list"]) == 0
+    assert capsys.readouterr().out.split() == ["leased", "team/warehouse"]
+    from airflow.sdk import Connection
+
+    Connection.get("team/warehouse")
+    assert main(["vault", "audit", "--id", "team/warehouse"]) == 0
+    told = capsys.readouterr().out
+    assert '"source": "vault"' in told
+    assert password not in told
+
+
+def test_without_a_backend_the_remedy_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("AIRFLOW__SECRETS__BACKEND", raising=False)
+    clear_secrets_backends_cache()
+    assert main(["vault", "check"]) == 1
+    assert "no Vault backend is configured" in capsys.readouterr().err
