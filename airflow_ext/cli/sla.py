@@ -1,4 +1,4 @@
-"""``airflow-ext sla``: the monitor."""
+"""``airflow-ext sla``: the monitor; the verbs for people are in :mod:`airflow_ext.cli.sla_verbs`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_ext.cli import sla_verbs
 from airflow_ext.exceptions import UnavailableError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ SECTION = "airflow_ext"
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``sla`` to a command line."""
-    group = subparsers.add_parser("sla", help="SLAs: the monitor")
+    group = subparsers.add_parser("sla", help="SLAs: the monitor, what is late, what to do about it")
     verbs = group.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=type(group))
     monitor = verbs.add_parser(
         "monitor",
@@ -33,6 +34,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     monitor.add_argument("--once", action="store_true", help="look once, send what is pending, and end")
     monitor.set_defaults(func=_monitor)
+    sla_verbs.add(verbs)
 
 
 def read_settings() -> Settings:
@@ -69,7 +71,7 @@ def build_monitor() -> Monitor:
     from sqlalchemy import inspect
     from sqlalchemy.orm import Session
 
-    from airflow_ext.notifications.sla_outbox import OutboxSender
+    from airflow_ext.notifications.sla_delivery import OutboxSender
     from airflow_ext.sla.ledger.models import TABLES
     from airflow_ext.sla.monitor.service import Monitor
 

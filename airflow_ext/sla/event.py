@@ -35,6 +35,11 @@ class SlaEvent:
     :param incident_id: Number of the incident in the ledger, for acknowledging it.
     :param step: 0 for the first message, 1.. for the steps of ``escalate``.
     :param detected_late: Whether the monitor itself was late in seeing it, and by how much.
+    :param thread: Id of the first mail about it, for mail programs; empty in that mail.
+    :param last_good: When the promise was last kept, or done late, before this; ``None`` if that is not known.
+    :param changes: What has changed since then, in words.
+    :param affected: Promises that broke because of this one, and are not told on their own.
+    :param others: Further promises that this message stands for, if it is a digest.
     """
 
     key: str
@@ -60,11 +65,21 @@ class SlaEvent:
     incident_id: int | None = None
     step: int = 0
     detected_late: timedelta | None = None
+    thread: str = ""
+    last_good: datetime | None = None
+    changes: tuple[str, ...] = ()
+    affected: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     @property
     def late(self) -> timedelta:
         """How long after it was due the run ended, or is not done yet; negative if it failed before."""
         return (self.ended or self.told_at) - self.due
+
+    @cached_property
+    def facts(self) -> dict[str, str]:
+        """The facts of the message by their names, in the order they help."""
+        return dict(message.lines(self))
 
     @cached_property
     def subject(self) -> str:

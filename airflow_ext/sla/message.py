@@ -12,10 +12,14 @@ from airflow_ext.sla.wording import duration, moment
 if TYPE_CHECKING:
     from airflow_ext.sla.event import SlaEvent
 
+_MOST_NAMES = 20
+
 
 def subject(event: SlaEvent) -> str:
     """Return one line: severity, DAG, what is wrong, when it was due."""
     due = moment(event.due, zone=event.zone, day=False)
+    if event.others:
+        return f"[{event.severity}] {_digest(event)}"
     if event.kind == "resolved":
         return f"[{event.severity}] SLA over: {_about(event)} {_ending(event)}, was due {due}"
     if event.kind == "failed_before_due":
@@ -49,6 +53,8 @@ def html(event: SlaEvent) -> str:
 
 def headline(event: SlaEvent) -> str:
     """Return one sentence that says what happened."""
+    if event.others:
+        return f"{_digest(event)}. The first of them:"
     if event.kind == "resolved":
         return f"{_about(event)} is all right again: it {_ending(event)}."
     if event.kind == "failed_before_due":
@@ -78,13 +84,44 @@ def lines(event: SlaEvent) -> list[tuple[str, str]]:
         )
     if event.logical_date is not None:
         rows.append(("Date", moment(event.logical_date, zone=event.zone)))
+    if event.kind != "resolved":
+        rows += _background(event)
     rows += [
         ("Owner", event.owner or "nobody is named; set owner= on the sla()"),
         ("Severity", event.severity),
         ("Policy", event.policy),
         ("Link", event.url),
     ]
+    if event.others:
+        rows.append(("Others", _shown(event.others)))
+    elif event.incident_id is not None and event.kind != "resolved":
+        rows.append(("Answer", f"airflow ext sla ack {event.incident_id} --why ..."))
     return rows
+
+
+def _background(event: SlaEvent) -> list[tuple[str, str]]:
+    rows = []
+    if event.step:
+        rows.append(("Step", f"{event.step} of the escalation: nobody has acknowledged it"))
+    if event.last_good is not None:
+        rows.append(("Last good", moment(event.last_good, zone=event.zone)))
+        rows.append(("Changed", "; ".join(event.changes) or "nothing that Airflow knows of"))
+    if event.affected:
+        rows.append(("Affects", _shown(event.affected)))
+    return rows
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    rest = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _digest(event: SlaEvent) -> str:
+    count = len(event.others) + 1
+    whose = f" of {event.owner}" if event.owner else ""
+    if event.kind == "resolved":
+        return f"{count} missed SLAs{whose} are over, {_about(event)} among them"
+    return f"{count} SLAs{whose} are missed or at risk, {_about(event)} among them"
 
 
 def _about(event: SlaEvent) -> str:
