@@ -52,7 +52,11 @@ def test_a_budget_counts_the_occurrences_it_is_about() -> None:
 def test_burn_needs_enough_to_say_anything() -> None:
     assert burn_rates("3 in 30", past("xx")) == {3: None, 10: None, 30: None}
     assert burn_rates("3 in 30", past("xx...")) == {3: pytest.approx(20 / 3), 10: pytest.approx(4), 30: None}
-    assert burn_rates("3 in 30", past("xxx" + "." * 27)) == {3: pytest.approx(10), 10: pytest.approx(3), 30: pytest.approx(1)}
+    assert burn_rates("3 in 30", past("xxx" + "." * 27)) == {
+        3: pytest.approx(10),
+        10: pytest.approx(3),
+        30: pytest.approx(1),
+    }
     assert set(burn_rates("0 in 10", past("x" * 30)).values()) == {None}
 
 
