@@ -14,7 +14,7 @@ from benchmarks.report import Report
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["vault", "contracts"])
+@pytest.mark.parametrize("name", ["vault"])
 def test_the_quick_run_holds_its_bars(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--quick"],
