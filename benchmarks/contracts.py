@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import FrameType
 
-from airflow_ext.testing.processes import stop_all_in
 from benchmarks._contracts_judge import files_part, judge_part
 from benchmarks._contracts_waiting import waiting_part
 from benchmarks.report import Report
-
-WORK = Path(__file__).parents[1] / ".bench" / "contracts"
 
 PARTS: Mapping[str, Callable[..., None]] = {
     "judge": judge_part,
@@ -32,16 +27,11 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     report = Report("contracts", quick=asked.quick, part=asked.part is not None)
-    shutil.rmtree(WORK, ignore_errors=True)
-    try:
-        for name, part in PARTS.items():
-            if asked.part in (None, name):
-                part(WORK / name, report, quick=asked.quick)
-            else:
-                report.skip(f"part {name}")
-    finally:
-        stop_all_in(WORK)
-        shutil.rmtree(WORK, ignore_errors=True)
+    for name, part in PARTS.items():
+        if asked.part in (None, name):
+            part(report, quick=asked.quick)
+        else:
+            report.skip(f"part {name}")
     return report.finish()
 
 
