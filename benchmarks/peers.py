@@ -12,17 +12,18 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[1] / ".cache" / "peers"
 
 
-def peer_python(name: str, requirements: Sequence[str]) -> Path:
+def peer_python(name: str, requirements: Sequence[str], *, airflow: bool = True) -> Path:
     """Return the interpreter of an environment with our version of Airflow and some packages.
 
     It is made once per list of requirements.
 
     :param name: Name of the environment.
     :param requirements: Requirements as pip takes them.
+    :param airflow: Whether our version of Airflow is in it.
     :raises subprocess.CalledProcessError: If they cannot be installed.
     """
-    airflow = importlib.metadata.version("apache-airflow")
-    wanted = [f"apache-airflow=={airflow}", *requirements]
+    ours = [f"apache-airflow=={importlib.metadata.version('apache-airflow')}"] if airflow else []
+    wanted = [*ours, *requirements]
     key = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:8]
     folder = FOLDER / f"{name}-{key}"
     ready = folder / ".ready"

@@ -62,6 +62,10 @@ class AirflowApi:
         """Send ``POST /api/v2/<path>``."""
         return self._ask("POST", path, body=body)
 
+    def delete(self, path: str) -> None:
+        """Send ``DELETE /api/v2/<path>``."""
+        self._ask("DELETE", path)
+
     def assets(self, prefix: str) -> Iterator[dict[str, Any]]:
         """Yield the assets whose names begin with ``prefix``, with the DAGs and tasks that name them."""
         offset = 0

@@ -10,7 +10,7 @@ import functools
 import sys
 from collections.abc import Callable
 
-from airflow_ext.cli import contracts_change, contracts_impact
+from airflow_ext.cli import contracts_change, contracts_impact, contracts_judge, contracts_state
 from airflow_ext.exceptions import AirflowExtError, InvalidContractError
 
 Command = Callable[[argparse.Namespace], int]
@@ -25,10 +25,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     group = subparsers.add_parser(
         "contracts", help="contracts between teams: check, compare, find consumers, look at verdicts"
     )
-    verbs = group.add_subparsers(dest="verb", metavar="|".join(("lint", "diff", "impact")), required=True)
+    verbs = group.add_subparsers(dest="verb", metavar="VERB", required=True)
     contracts_change.add_lint(verbs, ending(contracts_change.lint_command))
     contracts_change.add_diff(verbs, ending(contracts_change.diff_command))
     contracts_impact.add_impact(verbs, ending(contracts_impact.impact_command))
+    contracts_state.add_status(verbs, ending(contracts_state.status_command))
+    contracts_state.add_explain(verbs, ending(contracts_state.explain_command))
+    contracts_judge.add_verify(verbs, ending(contracts_judge.verify_command))
+    contracts_judge.add_publish(verbs, ending(contracts_judge.publish_command))
 
 
 def ending(command: Command) -> Command:

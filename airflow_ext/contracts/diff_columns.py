@@ -250,9 +250,8 @@ class _Column:
         if not old or not new:
             if old or new:
                 text = "allows only some values" if new else "is no longer restricted to some values"
-                effect: Effect | None = Effect.TIGHTENS if new else Effect.LOOSENS
                 self.changes.add(
-                    "column.enum", self.element, text, effect, path=self.element.part("enum") if new else None,
+                    "column.enum", self.element, text, Effect.TIGHTENS if new else Effect.LOOSENS, path=self.element.part("enum") if new else None,
                     old=old or None, new=new or None,
                 )  # fmt: skip
             return

@@ -24,7 +24,7 @@ _PORTS = {"postgres": 5432, "mysql": 3306}
 
 def lineage_of(
     contract: Contract, verdict: Verdict | None, connection: Connection | None = None
-) -> OperatorLineage | None:
+) -> OperatorLineage[Any, Any] | None:
     """Return what to tell of a verdict; ``None`` without one.
 
     :param contract: The contract.
@@ -53,7 +53,7 @@ def dataset_of(table: str, connection: Connection | None) -> tuple[str, str]:
     """
     if connection is None:
         return "unknown", table
-    kind = connection.conn_type
+    kind = connection.conn_type or ""
     if kind in ("duckdb", "sqlite"):
         return f"{kind}://{connection.host or ''}", table
     port = connection.port or _PORTS.get(kind)

@@ -29,7 +29,7 @@ class Wire:
     def add_asset(self, name: str, **fields: Any) -> int:
         """Add an asset as ``GET /assets`` gives it."""
         number = len(self.assets) + 1
-        lists = {"scheduled_dags": [], "producing_tasks": [], "consuming_tasks": []}
+        lists: dict[str, Any] = {"scheduled_dags": [], "producing_tasks": [], "consuming_tasks": []}
         self.assets.append({"id": number, "name": name, "uri": name, **lists, **fields})
         return number
 
