@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, cast, func, literal, null, select, union_all, update
+from sqlalchemy import ColumnElement, cast, func, literal, null, select, true, union_all, update
 from sqlalchemy.orm import Session
 
 from airflow_ext.sla.clock import parse_zone
@@ -97,17 +97,14 @@ def _values(item: Expected, now: datetime) -> dict[str, Any]:
 def _insert_for_all(session: Session, policy_ids: Sequence[int], values: Sequence[dict[str, Any]]) -> None:
     for start in range(0, len(values), _AT_ONCE):
         some = values[start : start + _AT_ONCE]
-        lines = [
-            select(*(literal(value[name], type_=O.c[name].type).label(name) for name in _FIELDS))
-            for value in some
-        ]
+        lines = [select(*(_given(name, value[name]).label(name) for name in _FIELDS)) for value in some]
         each = (union_all(*lines) if len(lines) > 1 else lines[0]).subquery("each")
         query = select(P.c.id, P.c.version_id, *(each.c[name] for name in _FIELDS)).where(
             among(session, P.c.id, policy_ids)
         )
         session.execute(
             insert_new(session, O).from_select(
-                ["policy_id", "version_id", *_FIELDS], query.select_from(P, each)
+                ["policy_id", "version_id", *_FIELDS], query.select_from(P.join(each, true()))
             )
         )
 
@@ -115,6 +112,12 @@ def _insert_for_all(session: Session, policy_ids: Sequence[int], values: Sequenc
 def _given(name: str, value: Any) -> ColumnElement[Any]:
     # PostgreSQL takes a NULL without a type in a UNION for a text.
     return cast(null(), O.c[name].type) if value is None else literal(value, type_=O.c[name].type)
+
+
+def has_policies_per_run(session: Session) -> bool:
+    """Say whether any policy in force makes an occurrence of each run."""
+    query = select(P.c.id).where(P.c.retired_at.is_(None), P.c.since.in_(("queue", "start")))
+    return session.execute(query.limit(1)).first() is not None
 
 
 def materialise_runs(session: Session, *, now: datetime) -> int:

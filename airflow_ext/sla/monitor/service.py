@@ -21,7 +21,7 @@ from airflow_ext.sla.monitor import leases
 from airflow_ext.sla.monitor.clock import JumpGuard, database_now
 from airflow_ext.sla.monitor.discover import discover
 from airflow_ext.sla.monitor.judging import Limits, Tally, judge_due, look_early
-from airflow_ext.sla.monitor.materialise import materialise, materialise_runs
+from airflow_ext.sla.monitor.materialise import has_policies_per_run, materialise, materialise_runs
 from airflow_ext.sla.monitor.prune import prune
 from airflow_ext.sla.policy_files import read_policies
 
@@ -32,12 +32,13 @@ Clock = Callable[[Session], datetime]
 Sender = Callable[[datetime], int]
 """Sends what is pending, at most a batch, and returns how many it took; called from a thread of its own."""
 _DISCOVER, _ALL, _PRUNE, _PING = (
-    timedelta(seconds=10),
+    timedelta(seconds=20),
     timedelta(minutes=30),
     timedelta(hours=1),
     timedelta(minutes=1),
 )
-_EARLY_SHARE = 10
+_WRITE = timedelta(minutes=1)
+_EARLY_SHARE = 20
 """Looking early may take so many times less than the time between two looks."""
 _LONGEST_WAIT = 30.0
 
@@ -108,6 +109,7 @@ class Monitor:
         self._last_tick = timedelta(0)
         self._wake, self._stop = threading.Event(), threading.Event()
         self._problem = ""
+        self._per_run = True
 
     def tick(self) -> Report:
         """Look once: duties if they are ours, then what is due.
@@ -185,7 +187,10 @@ class Monitor:
         session.commit()
         if self._is_time("discover", _DISCOVER, now):
             self._duty(session, lambda: self._discover(session, now, report))
-        self._duty(session, lambda: self._write(session, now, report))
+        if report.changed or self._is_time("write", _WRITE, now):
+            self._duty(session, lambda: self._write(session, now, report))
+        if self._per_run:
+            self._duty(session, lambda: self._write_runs(session, now, report))
         if self._is_time("prune", _PRUNE, now):
             self._duty(session, lambda: self._prune(session, now))
 
@@ -207,6 +212,9 @@ class Monitor:
 
     def _write(self, session: Session, now: datetime, report: Report) -> None:
         report.written = materialise(session, now=now, horizon=self.settings.horizon)
+        self._per_run = has_policies_per_run(session)
+
+    def _write_runs(self, session: Session, now: datetime, report: Report) -> None:
         report.written += materialise_runs(session, now=now)
 
     def _prune(self, session: Session, now: datetime) -> None:
