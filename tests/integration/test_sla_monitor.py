@@ -1,0 +1,224 @@
+"""The founding cases on a real Airflow: "by six, tell at five past", for every way in which it can fail to be done."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session
+
+from airflow_ext.sla.monitor.service import Monitor, Settings
+from airflow_ext.testing.airflow_client import AirflowClient, wait_until
+from airflow_ext.testing.local_airflow import LocalAirflow
+
+DAGS = ("slam_late", "slam_failed", "slam_never", "slam_paused", "slam_dead", "slam_dst", "slam_import")
+TICK = 1
+SINK = """
+import json
+from datetime import UTC, datetime
+def tell(event):
+    with open({file!r}, "a") as sink:
+        record = {{"dag": event.dag_id, "kind": event.kind, "cause": event.cause, "key": event.key, "text": event.text}}
+        sink.write(json.dumps({{**record, "at": datetime.now(UTC).isoformat()}}) + chr(10))
+"""
+
+
+class Watch:
+    """A monitor process, the YAML it reads and what it told."""
+
+    def __init__(self, airflow: LocalAirflow, scratch: Path) -> None:
+        self.airflow, self.scratch = airflow, scratch
+        self.folder = scratch / "slam"
+        self.folder.mkdir(exist_ok=True)
+        self.file, self.told_file = self.folder / "slas.yaml", self.folder / "told.jsonl"
+        (self.folder / "slam_sink.py").write_text(SINK.format(file=str(self.told_file)))
+        self.engine: Engine = create_engine(airflow.metadata_url)
+        self.slas: list[dict[str, Any]] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def promise(self, dag_id: str, due: datetime) -> None:
+        """Promise a DAG by a time of today."""
+        sla = {"dag": dag_id, "by": f"{due:%H:%M:%S}", "tz": "UTC", "callback": "slam_sink.tell"}
+        self.slas.append({**sla, "run_types": ["manual"], "name": "founding"})
+        part = self.file.with_suffix(".part")
+        part.write_text(json.dumps({"slas": self.slas}))
+        part.replace(self.file)
+
+    def start(self) -> None:
+        """Start the process as users do."""
+        environment = {
+            **self.airflow.environment,
+            "PYTHONPATH": str(self.folder),
+            "AIRFLOW__AIRFLOW_EXT__SLA_TICK_SECONDS": str(TICK),
+            "AIRFLOW__AIRFLOW_EXT__SLA_POLICIES": str(self.folder),
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "8",
+        }
+        log = (self.folder / "monitor.log").open("ab")
+        self._process = subprocess.Popen(
+            [self.airflow.python, "-m", "airflow", "ext", "sla", "monitor"],
+            env=environment,
+            cwd=self.folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        log.close()
+
+    def stop(self) -> int:
+        """End the process as a service manager does, and return its status."""
+        if self._process is None:
+            return 0
+        os.killpg(self._process.pid, signal.SIGTERM)
+        status = self._process.wait(timeout=40)
+        self._process = None
+        return status
+
+    def told(self) -> list[dict[str, Any]]:
+        """Return what was told so far."""
+        if not self.told_file.exists():
+            return []
+        return [json.loads(line) for line in self.told_file.read_text().splitlines()]
+
+    def rows(self, query: str) -> list[Any]:
+        """Return the rows of a query."""
+        with self.engine.connect() as connection:
+            return list(connection.execute(text(query)))
+
+    def explain(self) -> str:
+        """Return what helps when a wait was in vain."""
+        log = (self.folder / "monitor.log").read_text()[-3000:]
+        return (
+            f"{self.rows('select policy_id, local_date, slot, state, cause from ext_sla_occurrence')}\n{log}"
+        )
+
+
+@pytest.fixture(scope="module")
+def watch(airflow: LocalAirflow, scratch: Path) -> Iterator[Watch]:
+    airflow.client.wait_for_dags(DAGS)
+    made = Watch(airflow, scratch)
+    yield made
+    made.stop()
+    for name in DAGS:
+        (scratch / name).touch()
+    (scratch / "slam_broken").unlink(missing_ok=True)
+    with made.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "TRUNCATE ext_sla_policy, ext_sla_policy_version, ext_sla_occurrence CASCADE"
+        )
+    made.engine.dispose()
+
+
+@pytest.mark.timeout(240)
+def test_six_of_the_seven_are_told_in_time_and_once(
+    airflow: LocalAirflow, client: AirflowClient, watch: Watch, scratch: Path
+) -> None:
+    client.request("PATCH", "/dags/slam_paused", json={"is_paused": True})
+    (scratch / "slam_broken").touch()
+    late = client.trigger("slam_late")
+    wait_until(client.import_errors, timeout=60, what="the import error")
+    due = (datetime.now(UTC) + timedelta(seconds=12)).replace(microsecond=0)
+    for name in ("slam_late", "slam_never", "slam_paused", "slam_import"):
+        watch.promise(name, due)
+    watch.promise("slam_failed", due + timedelta(hours=1))
+    watch.start()
+    wait_until(
+        lambda: watch.rows("select 1 from ext_sla_occurrence"),
+        timeout=40,
+        what="occurrences",
+        explain=watch.explain,
+    )
+    assert datetime.now(UTC) < due, "the monitor was too slow to start for this test"
+    failed = client.trigger("slam_failed")
+    client.wait_for_run("slam_failed", failed, state="failed")
+    ended = datetime.fromisoformat(client.run("slam_failed", failed)["end_date"])
+    found = wait_until(
+        lambda: watch.told() if len(watch.told()) >= 5 else None,
+        timeout=40,
+        what="five notices",
+        explain=watch.explain,
+    )
+    causes = {event["dag"]: (event["kind"], event["cause"]) for event in found}
+    assert causes == {
+        "slam_late": ("missed", "late"),
+        "slam_never": ("missed", "never_started"),
+        "slam_paused": ("missed", "paused"),
+        "slam_import": ("missed", "import_error"),
+        "slam_failed": ("failed_before_due", "failed"),
+    }
+    for event in found:
+        since = ended if event["dag"] == "slam_failed" else due
+        delay = (datetime.fromisoformat(event["at"]) - since).total_seconds()
+        assert 0 <= delay <= TICK + 5, (event["dag"], delay)
+    (scratch / "slam_late").touch()
+    client.wait_for_run("slam_late", late, state="success")
+    over = wait_until(
+        lambda: [event for event in watch.told() if event["kind"] == "resolved"],
+        timeout=60,
+        what="the end of the late one",
+        explain=watch.explain,
+    )
+    assert [event["dag"] for event in over] == ["slam_late"]
+    # The scheduler dies, and with it whatever would have been started in time.
+    airflow.kill_component("scheduler")
+    try:
+        due = (datetime.now(UTC) + timedelta(seconds=22)).replace(microsecond=0)
+        watch.promise("slam_dead", due)
+        dead = wait_until(
+            lambda: [event for event in watch.told() if event["dag"] == "slam_dead"],
+            timeout=60,
+            what="a notice while the scheduler is dead",
+            explain=watch.explain,
+        )
+    finally:
+        airflow.start_component("scheduler")
+    assert [(event["kind"], event["cause"]) for event in dead] == [("missed", "scheduler_dead")]
+    assert (datetime.fromisoformat(dead[0]["at"]) - due).total_seconds() <= TICK + 5
+    time.sleep(2 * TICK)
+    told = [(event["key"], event["kind"]) for event in watch.told()]
+    assert len(told) == len(set(told)) == 7
+    assert watch.rows("select val from variable where key = 'airflow_ext_sla_heartbeat'")
+    assert watch.stop() == 0
+    assert watch.rows("select 1 from ext_sla_lease") == []
+    (scratch / "slam_broken").unlink()
+    wait_until(lambda: not client.import_errors(), timeout=60, what="the file loads again")
+    airflow.wait_until_healthy()
+
+
+def test_on_the_day_of_a_clock_change_it_is_told_at_six_by_the_clocks(watch: Watch) -> None:
+    """The tables are real, the clock is not: the next such day is far."""
+    policy = {
+        "dag": "slam_dst",
+        "by": "06:00",
+        "tz": "Europe/Berlin",
+        "grace": "5 min",
+        "callback": "slam_sink.tell",
+    }
+    watch.file.write_text(json.dumps({"slas": [policy]}))
+    now = datetime(2027, 3, 28, 0, 30, tzinfo=UTC)
+
+    def sessions() -> Session:
+        return Session(watch.engine, expire_on_commit=False)
+
+    monitor = Monitor(
+        sessions=sessions,
+        holder="dst",
+        settings=Settings(policies=watch.folder),
+        clock=lambda _: now,
+        monotonic=lambda: now.timestamp(),
+    )
+    query = "select o.state from ext_sla_occurrence o join ext_sla_policy p on p.id = o.policy_id where p.dag_id = 'slam_dst'"
+    monitor.once()
+    for moment, state in (("04:04:59", "expected"), ("04:05:00", "missed")):
+        now = datetime.fromisoformat(f"2027-03-28T{moment}+00:00")
+        monitor.once()
+        states = [row[0] for row in watch.rows(f"{query} order by o.due_at")]
+        assert states[0] == state
