@@ -15,11 +15,13 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, Ai
 from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 from airflow.sdk.observability import stats
 
+from airflow_ext.contracts import Contract
+from airflow_ext.dbt.project import DbtProject
 from airflow_ext.events import Event, emit, outlets_for, partition_of
 from airflow_ext.exceptions import InvalidError, InvalidSyncError, SchemaDriftError, SyncFailedError
 from airflow_ext.hooks.sync import get_backend
-from airflow_ext.operators._sync_embedded import CANCEL_SECONDS, check_tables, drive
-from airflow_ext.operators._sync_embedded import run_name as _run_name
+from airflow_ext.operators._sync_embedded import CANCEL_SECONDS, check_tables, drive, run_name
+from airflow_ext.operators._sync_readers import touched
 from airflow_ext.operators._sync_remote import RemoteSyncOperator, SyncWait
 from airflow_ext.operators._sync_resync import ResyncOperator
 from airflow_ext.sync import drift
@@ -65,6 +67,8 @@ class SyncOperator(RemoteSyncOperator):
     :param pipelines_folder: Folder where the embedded engine keeps state and load packages; ``None`` is
         ``airflow-ext/dlt`` under Airflow's home. On a disk that survives the task, never in a temporary folder.
     :param schema_gate: What happens when tables have changed since the last run; ``None`` compares nothing.
+    :param readers: Contracts and dbt projects that build on the tables: what a refused change touches is then named
+        in its message.
     :param skip_if_no_rows: Skip the task, and so what follows it, if it is known that no row arrived.
     :param kwargs: With ``sync``: ``waiting`` (:class:`SyncWait`), ``deferrable`` (default true), ``mode`` (``poke``
         or ``reschedule``) of a task that is not deferrable, ``on_running`` (``adopt``, ``wait``, ``fail``) if the
@@ -89,6 +93,7 @@ class SyncOperator(RemoteSyncOperator):
         partition: str | None = None,
         pipelines_folder: str | os.PathLike[str] | None = None,
         schema_gate: SchemaGate | None = None,
+        readers: Sequence[Contract | DbtProject] = (),
         skip_if_no_rows: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -100,6 +105,7 @@ class SyncOperator(RemoteSyncOperator):
         self.partition = partition
         self.pipelines_folder = pipelines_folder
         self.schema_gate = schema_gate
+        self.readers = tuple(readers)
         self.skip_if_no_rows = skip_if_no_rows
         self._alias = f"sync/{self.dag_id}/{self.task_id}"
         declared = list(self.outlets)
@@ -131,7 +137,7 @@ class SyncOperator(RemoteSyncOperator):
         if self.window_start is not None and self.window_end is not None:
             window = Window(start=self.window_start, end=self.window_end)
         request = SyncRequest(
-            name=_run_name(context), tables=self._loads, window=window, run=context["ti"].run_id
+            name=run_name(context), tables=self._loads, window=window, run=context["ti"].run_id
         )
         tags = {"sync_conn_id": self.sync_conn_id}
         try:
@@ -241,9 +247,15 @@ class SyncOperator(RemoteSyncOperator):
             for line in lines:
                 self.log.warning("Schema change, the table's event is withheld: %s", line)
         if judged.refused:
+            touches = [
+                f"{table} is in {line}"
+                for table, found in changes.items()
+                if any(self.schema_gate.action(change) == "fail" for change in found)
+                for line in touched(table, self.readers)
+            ]
             error = SchemaDriftError(
                 "The data has arrived, but tables have changed in a way that schema_gate= does not allow:\n  "
-                + "\n  ".join(judged.refused)
+                + "\n  ".join([*judged.refused, *touches])
                 + "\nNothing downstream was started. To accept, set the kinds to 'allow' or 'warn' for a run.",
                 run_id=result.run_id,
                 changes=judged.refused,

@@ -7,6 +7,7 @@ import base64
 import re
 import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -381,13 +382,14 @@ class AirbyteBackend:
         wanted: dict[int, list[str]] = {}
         for key, handle in handles.items():
             wanted.setdefault(int(handle["job"]), []).append(key)
-        created = [str(each["created"]) for each in handles.values() if moment(each.get("created"))]
+        created = [found for each in handles.values() if (found := moment(each.get("created"))) is not None]
         params: dict[str, Any] = {
             "workspaceIds": ",".join(sorted({str(each["workspace"]) for each in handles.values()})),
             "orderBy": "createdAt|DESC",
         }
         if len(created) == len(handles):
-            params["createdAtStart"] = min(created)
+            # A job's start, which is what is kept, may be later than its creation.
+            params["createdAtStart"] = f"{min(created) - timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
         most = min(POLL_PAGES, -(-len(handles) // PAGE) + 1)
         jobs = {number_of(job): job for job in await self._pages("/jobs", params, most=most)}
         return {key: judge(jobs[number]) for number, keys in wanted.items() if number in jobs for key in keys}

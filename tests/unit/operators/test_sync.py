@@ -19,7 +19,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_ext.exceptions import SyncFailedError
-from airflow_ext.operators.sync import SyncOperator, SyncTable, _run_name
+from airflow_ext.operators._sync_embedded import run_name
+from airflow_ext.operators.sync import SyncOperator, SyncTable
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +106,7 @@ def test_a_run_loads_tables_and_emits_an_event_for_each(pair: Path) -> None:
     }
     assert keys(run, asset) == ["2013-01-01"]
     assert AssetAlias("sync/ingest/load") in task.outlets
-    assert (pair / "state" / _run_name(run)).is_dir()
+    assert (pair / "state" / run_name(run)).is_dir()
 
     import duckdb
 
@@ -161,7 +162,7 @@ def test_a_mapped_task_with_declared_outlets_fires_what_it_loaded(pair: Path) ->
 )
 def test_each_task_has_a_folder_of_its_own(one: tuple[str, str, int], other: tuple[str, str, int]) -> None:
     names = [
-        _run_name(cast("Any", {"ti": SimpleNamespace(dag_id=dag, task_id=task, map_index=index)}))
+        run_name(cast("Any", {"ti": SimpleNamespace(dag_id=dag, task_id=task, map_index=index)}))
         for dag, task, index in (one, one, other)
     ]
     assert names[0] == names[1] != names[2]
@@ -177,7 +178,7 @@ def test_ids_without_ascii_letters_or_with_digits_first_run(pair: Path) -> None:
 def test_the_state_lies_under_airflows_home(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", str(pair / "home"))
     make([SHOPS]).execute(run := context())
-    assert (pair / "home" / "airflow-ext" / "dlt" / _run_name(run)).is_dir()
+    assert (pair / "home" / "airflow-ext" / "dlt" / run_name(run)).is_dir()
 
 
 @pytest.mark.parametrize(

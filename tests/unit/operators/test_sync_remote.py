@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from datetime import time as clock
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -19,6 +20,8 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
+from airflow_ext.contracts import Contract
+from airflow_ext.dbt.project import DbtProject
 from airflow_ext.exceptions import SyncFailedError, SyncUnavailableError
 from airflow_ext.operators._sync_resync import opens
 from airflow_ext.operators.sync import ResyncOperator, SchemaGate, SyncOperator, SyncWait
@@ -26,6 +29,7 @@ from airflow_ext.testing.airbyte import JobScript, LocalAirbyte
 from airflow_ext.testing.fivetran import LocalFivetran, SyncScript, Tables
 from airflow_ext.triggers.sync import SyncTrigger
 from tests.unit.contracts.asset_state import AssetStateServer
+from tests.unit.dbt.manifests import manifest, resource, source
 from tests.unit.sync.remote import PG, TaskState, airbyte_connection, context, fivetran_connection
 
 FAST = SyncWait(poll_interval=0.05)
@@ -406,6 +410,39 @@ def test_a_table_that_changed_is_noticed_before_anything_follows(
                 for event in run["outlet_events"][AssetAlias("sync/ingest/load")].asset_alias_events
             }
             assert "sync/ft/shop/shop_public.orders" not in names
+
+
+def test_a_refused_change_names_the_contracts_and_dbt_sources_it_touches(
+    fivetran: LocalFivetran, tmp_path: Path
+) -> None:
+    text = """
+apiVersion: v3.1.0
+kind: DataContract
+id: shop_orders
+version: 1.2.0
+status: active
+schema:
+  - name: orders
+    physicalName: shop_public.orders
+    properties: [{name: id, logicalType: integer}]
+"""
+    relation = {"database": "db", "schema": "shop_public", "identifier": "orders"}
+    orders = source("orders", fqn=["p", "raw", "orders"], **relation)
+    staged = resource("model", "stg_orders", orders["unique_id"], fqn=["p", "stg_orders"])
+    (tmp_path / "dbt_project.yml").write_text("name: p\nprofile: p\n")
+    (tmp_path / "manifest.json").write_bytes(manifest(orders, staged))
+    project = DbtProject(project_dir=tmp_path, profiles_dir=tmp_path, manifest=tmp_path / "manifest.json")
+    changed: Tables = {"public": {"orders": {"id": {"is_primary_key": True}}, "Customers": {"id": {}}}}
+    fivetran.connection("shop", SyncScript(seconds=0), SyncScript(seconds=0, tables=changed), tables=PG)
+    readers = [Contract.from_text(text), project]
+    with AssetStateServer().serving():
+        make(schema_gate=SchemaGate(), readers=readers).execute(context(TaskState()))
+        with pytest.raises(AirflowFailException) as caught:
+            make(schema_gate=SchemaGate(), readers=readers).execute(context(TaskState()))
+    told = str(caught.value)
+    assert "shop_public.orders: column removed total" in told
+    assert "shop_public.orders is in contract shop_orders 1.2.0" in told
+    assert "shop_public.orders is in dbt source raw.orders, read by stg_orders" in told
 
 
 @pytest.mark.parametrize(
