@@ -140,11 +140,13 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": _DBT, "python-modules": ["airflow_ext.operators.dbt"]},
             {"integration-name": _SYNC, "python-modules": ["airflow_ext.operators.sync"]},
             {"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.operators.contract"]},
+            {"integration-name": _VAULT, "python-modules": ["airflow_ext.operators.vault"]},
         ],
         "sensors": [
             {"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.sensors.contract"]},
             {"integration-name": _DBT, "python-modules": ["airflow_ext.sensors.dbt"]},
             {"integration-name": _SYNC, "python-modules": ["airflow_ext.sensors.sync"]},
+            {"integration-name": _VAULT, "python-modules": ["airflow_ext.sensors.vault"]},
         ],
         "hooks": [
             {

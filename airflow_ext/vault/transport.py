@@ -165,6 +165,10 @@ class Transport:
             raise _TroubleError(f"did not answer within {timeouts.read:g} s", final=True) from error
         except requests.exceptions.RequestException as error:
             raise _TroubleError("cannot be reached or broke off its answer") from error
+        except OSError as error:  # requests looks for the files before it connects
+            raise _TroubleError(
+                "is not asked: a file of cert or verify cannot be read", final=True
+            ) from error
 
     def _hvac(self) -> Any:
         if self._client is None:

@@ -1,0 +1,137 @@
+"""Operators and the sensor on Vault, against the local server and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from airflow.sdk._shared.secrets_masker import _secrets_masker, redact
+from airflow.sdk.configuration import clear_secrets_backends_cache
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_ext.operators import vault as operators
+from airflow_ext.sensors.vault import VaultSecretVersionSensor
+from airflow_ext.testing.postgres import LocalPostgres
+from airflow_ext.testing.vault import LocalVault
+from airflow_ext.vault.client import forget_shared_clients
+from tests.unit.vault.leased import connect, roles
+
+
+@pytest.fixture
+def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalVault]:
+    with LocalVault() as server:
+        everything = ["create", "read", "update", "list", "sudo"]
+        server.policy(
+            "admin", dict.fromkeys(("secret/*", "database/*", "transit/*", "pki/*", "sys/*"), everything)
+        )
+        monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", "airflow_ext.secrets.vault.VaultBackend")
+        kwargs = {"url": server.url, "token": server.token(policies=["admin"])}
+        monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND_KWARGS", json.dumps(kwargs))
+        yield server
+        forget_shared_clients()
+        clear_secrets_backends_cache()
+        _secrets_masker().reset_masker()
+
+
+def run(name: str, **arguments: Any) -> Any:
+    return getattr(operators, name)(task_id="t", **arguments).execute({})
+
+
+def stored(vault: LocalVault, path: str) -> Any:
+    return vault.admin("GET", f"secret/data/{path}")["data"]
+
+
+def test_a_secret_is_written_with_made_passwords_once_and_only_names_are_told(vault: LocalVault) -> None:
+    arguments = {"path": "connections/a", "data": {"login": "me"}, "generate": {"password": 24}, "cas": 0}
+    told = run("VaultWriteSecretOperator", **arguments)
+    assert told == {"path": "secret/connections/a", "version": 1, "keys": ["login", "password"]}
+    password = stored(vault, "connections/a")["password"]
+    assert len(password) == 24
+    assert redact(password) == "***"
+    with pytest.raises(AirflowFailException, match="status 400"):
+        run("VaultWriteSecretOperator", **arguments)
+    assert run("VaultReadSecretOperator", path="connections/a") == told
+    with pytest.raises(AirflowFailException, match="is not there"):
+        run("VaultReadSecretOperator", path="connections/b")
+    with pytest.raises(AirflowFailException, match="path="):
+        run("VaultReadSecretOperator", path="../sys/seal")
+
+
+def test_passwords_in_databases_are_changed(vault: LocalVault, postgres: LocalPostgres) -> None:
+    postgres.execute("CREATE ROLE app LOGIN")
+    postgres.execute("CREATE ROLE manager LOGIN SUPERUSER PASSWORD 'first-password'")
+    try:
+        url = f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{postgres.port}/postgres"
+        vault.database(url, username="manager", password="first-password")
+        settings = {"db_name": "main", "username": "app", "rotation_period": 3600}
+        vault.admin("POST", "database/static-roles/app", settings)
+        before = vault.admin("GET", "database/static-creds/app")["password"]
+        run("VaultRotateStaticRoleOperator", role="app")
+        assert vault.admin("GET", "database/static-creds/app")["password"] != before
+        run("VaultRotateRootOperator", database="main")
+        with pytest.raises(psycopg2.OperationalError):
+            psycopg2.connect(
+                host="127.0.0.1",
+                port=postgres.port,
+                dbname="postgres",
+                user="manager",
+                password="first-password",
+            )
+        run("VaultRotateStaticRoleOperator", role="app")  # Vault itself still gets in
+        with pytest.raises(AirflowFailException, match="status 400"):
+            run("VaultRotateStaticRoleOperator", role="unknown")
+    finally:
+        vault.stop()
+        postgres.execute("DROP ROLE app")
+        postgres.execute("DROP ROLE manager")
+
+
+def test_leases_are_revoked_by_id_and_prefix(vault: LocalVault, postgres: LocalPostgres) -> None:
+    connect(vault, postgres)
+    for _ in range(3):
+        vault.admin("GET", "database/creds/etl")
+    run("VaultRevokeOperator", lease_id=vault.leases()[0].id)
+    assert len(roles(postgres)) == 2
+    run("VaultRevokeOperator", prefix="database/creds/etl")
+    assert roles(postgres) == []
+    with pytest.raises(ValueError, match="either lease_id or prefix"):
+        operators.VaultRevokeOperator(task_id="t")
+
+
+def test_payloads_are_encrypted_and_decrypted_into_a_private_file(vault: LocalVault, tmp_path: Path) -> None:
+    vault.mount("transit", kind="transit")
+    sealed = run("VaultEncryptOperator", key="k", texts=["one-secret", "zwei ä"])
+    assert all(each.startswith("vault:v1:") for each in sealed)
+    file = tmp_path / "plain"
+    file.touch(mode=0o644)
+    assert run("VaultDecryptOperator", key="k", ciphertexts=sealed, file=str(file)) == str(file)
+    assert file.read_text() == "one-secret\nzwei ä\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(AirflowFailException, match="status 400"):
+        run("VaultDecryptOperator", key="k", ciphertexts=["vault:v1:AAAA"], file=str(file))
+
+
+def test_a_certificate_is_issued_into_a_folder(vault: LocalVault, tmp_path: Path) -> None:
+    vault.mount("pki", kind="pki")
+    vault.admin("POST", "pki/roles/web", {"allowed_domains": ["example.com"]})
+    folder = tmp_path / "tls"
+    told = run(
+        "VaultIssueCertificateOperator", role="web", common_name="a.example.com", folder=str(folder), ttl="1h"
+    )
+    assert set(told) == {"serial_number", "expiration", "folder"}
+    assert "PRIVATE KEY" in (folder / "key.pem").read_text()
+    assert (folder / "key.pem").stat().st_mode & 0o777 == 0o600
+    assert "CERTIFICATE" in (folder / "ca.pem").read_text()
+
+
+def test_the_sensor_waits_for_a_new_version(vault: LocalVault) -> None:
+    sensor = VaultSecretVersionSensor(task_id="t", path="connections/a", newer_than=1)
+    for expected in (False, False, True):
+        found = sensor.poke({})
+        assert found.is_done is expected
+        vault.write("secret/connections/a", {"one": 1})
+    assert not vault.calls(path="secret/data/*")

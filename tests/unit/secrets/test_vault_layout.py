@@ -1,0 +1,156 @@
+"""Routes, patterns, bundles, prefetch and teams; audit lines; one login before a fork."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.execution_time import supervisor
+
+from airflow_ext.testing.vault import LocalVault
+from tests.unit.secrets.conftest import MakeBackend
+
+
+def test_routes_say_where_ids_of_a_pattern_are(vault: LocalVault, make_backend: MakeBackend) -> None:
+    vault.mount("team")
+    vault.mount("old", version=1)
+    vault.policy("airflow", {"team/*": ["read"], "old/*": ["read"], "secret/data/*": ["read"]})
+    vault.write("team/red/db/warehouse", {"conn_uri": "http://red"})
+    vault.write("old/conns/legacy_a", {"conn_uri": "http://old"})
+    vault.write("secret/connections/other", {"conn_uri": "http://other"})
+    routes = [
+        {"pattern": "(red|blue)__(.*)", "mount": "team", "path": "{1}/db/{2}"},
+        {"pattern": "legacy_.*", "mount": "old", "path": "conns", "kv": 1, "kind": "connection"},
+    ]
+    backend = make_backend(routes=json.dumps(routes))
+    assert backend.get_conn_value("red__warehouse") == "http://red"
+    assert backend.get_conn_value("legacy_a") == "http://old"
+    assert backend.get_conn_value("other") == "http://other"
+    assert backend.get_variable("legacy_a") is None
+    assert [each.path for each in backend.places("variable", "legacy_a")] == ["variables/legacy_a"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"include": "wh_.*"}, {"exclude": ["loc.*", "x"]}, {"include": '["wh_.*"]', "exclude": "wh_no"}],
+    ids=["include", "exclude", "both"],
+)
+def test_ids_that_are_left_out_cost_no_call(
+    vault: LocalVault, make_backend: MakeBackend, arguments: dict[str, Any]
+) -> None:
+    backend = make_backend(**arguments)
+    assert backend.get_conn_value("local") is None
+    assert vault.calls() == []
+    backend.get_conn_value("wh_a")
+    assert len(vault.calls(path="secret/data/*")) == 1
+
+
+def test_a_bundle_is_one_read_for_many_connections(vault: LocalVault, make_backend: MakeBackend) -> None:
+    entries = {f"c{number}": f"http://h{number}" for number in range(40)}
+    vault.write("secret/connections/all", {**entries, "f": {"conn_type": "http", "host": "f"}, "bad": 7})
+    vault.write("secret/connections/alone", {"conn_uri": "http://alone"})
+    backend = make_backend(bundles="connections/all", on_error="fall_through")
+    assert [backend.get_connection(f"c{number}").host for number in range(40)] == [f"h{n}" for n in range(40)]
+    assert backend.get_connection("f").host == "f"
+    assert len(vault.calls()) == 2
+    assert backend.get_connection("alone").host == "alone"
+    assert backend.get_connection("bad") is None
+
+
+def test_ten_thousand_ids_are_read_and_kept_within_bounds(
+    vault: LocalVault, make_backend: MakeBackend
+) -> None:
+    backend = make_backend()
+    for number in range(300):
+        backend.get_conn_value(f"missing_{number}")
+    assert len(vault.calls(path="auth/*")) == 1
+    for number in range(300):
+        backend.get_conn_value(f"missing_{number}")
+    assert len(vault.calls(path="secret/data/*")) == 300
+
+
+def test_prefetch_reads_together_with_one_login(vault: LocalVault, make_backend: MakeBackend) -> None:
+    for number in range(20):
+        vault.write(f"secret/connections/c{number}", {"conn_uri": f"http://h{number}"})
+    backend = make_backend(prefetch=[f"c{number}" for number in range(20)])
+    assert vault.calls() == []
+    assert backend.get_conn_value("c7") == "http://h7"
+    assert len(vault.calls()) == 21
+    vault.seal()
+    assert backend.get_conn_value("c19") == "http://h19"
+
+
+def test_a_worker_of_one_team_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, vault: LocalVault, make_backend: MakeBackend
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "True")
+    vault.write("secret/connections/red/a", {"conn_uri": "http://red"})
+    assert make_backend(team_name="red").get_conn_value("a") == "http://red"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"routes": [{"path": "x"}]}, "routes: each is an object"),
+        ({"routes": [{"pattern": "(", "path": "x"}]}, "no regular expression"),
+        ({"routes": "{"}, "routes is text that is no JSON"),
+        ({"routes": [{"pattern": "x", "kind": "pool"}]}, "routes: kind='pool'"),
+        ({"include": "["}, "no JSON"),
+        ({"bundles": "x", "mount_point": None}, "bundles need mount_point"),
+        ({"lease_scope": "none"}, "lease_scope='none'"),
+    ],
+    ids=["no pattern", "pattern", "text", "kind", "include", "bundles", "scope"],
+)
+def test_wrong_layouts_are_named(make_backend: MakeBackend, arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        make_backend(**arguments)
+
+
+def test_every_access_is_one_audit_line_without_values(
+    vault: LocalVault, make_backend: MakeBackend, password: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "audit.jsonl"
+    vault.write("secret/connections/a", {"conn_type": "http", "login": "me", "password": password})
+    backend = make_backend(audit_file=str(file))
+    for key in ("a", "a", "b"):
+        backend.get_connection(key)
+    vault.seal()
+    with pytest.raises(Exception, match="sealed"):
+        backend.get_variable("v")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(each["id"], each["source"], each["found"]) for each in lines] == [
+        *(("a", "vault", True), ("a", "cache", True), ("b", "vault", False), ("v", "error", False)),
+    ]
+    assert lines[0]["version"] == 1
+    assert lines[0]["path"] == "secret/connections/a"
+    assert lines[0]["ms"] > 0
+    assert password not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_supervisor_logs_in_once_for_all_the_tasks_it_forks(
+    vault: LocalVault, make_backend: MakeBackend
+) -> None:
+    """The fork of a task happens below ``supervise_task``."""
+    vault.write("secret/connections/a", {"conn_uri": "http://a"})
+    backend = make_backend()
+
+    def fork_many() -> None:
+        for _ in range(5):
+            pid = os.fork()
+            if pid == 0:
+                ended = 1
+                try:
+                    ended = 0 if backend.get_conn_value("a") == "http://a" else 2
+                finally:
+                    os._exit(ended)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    code = fork_many.__code__.replace(co_name="supervise_task")
+    scope = {**globals(), "__name__": supervisor.__name__, "backend": backend}
+    type(fork_many)(code, scope, None, None, fork_many.__closure__)()
+    assert len(vault.calls(path="auth/approle/login")) == 1
+    assert len(vault.calls(path="secret/*")) == 5
