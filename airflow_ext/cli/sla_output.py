@@ -46,7 +46,7 @@ def status(data: dict[str, Any]) -> None:
     out.line(
         f"{data['promises']} promises: {data['late']} late, {data['at_risk']} at risk, {data['over_budget']} over budget"
     )
-    out.line(f"{data['incidents']} open incidents, {data['unacknowledged']} of them not acknowledged")
+    out.line(f"Open incidents: {data['incidents']}, not acknowledged: {data['unacknowledged']}")
 
 
 def incidents(found: Sequence[dict[str, Any]], *, now: datetime) -> None:
