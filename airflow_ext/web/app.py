@@ -7,12 +7,13 @@ from urllib.parse import urlencode
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
 from airflow.api_fastapi.core_api.security import requires_access_view
 from fastapi import Depends, FastAPI, Request  # noqa: TID253  # only the first request imports this
-from fastapi.responses import HTMLResponse  # noqa: TID253
+from fastapi.responses import HTMLResponse, JSONResponse  # noqa: TID253
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from airflow_ext.web.dbt import router
-from airflow_ext.web.mount import dbt_path
+from airflow_ext.web.mount import PREFIX, dbt_path
 from airflow_ext.web.pages import airflow_root, render
+from airflow_ext.web.sla import router as slas
 from airflow_ext.web.sync import router as webhooks
 
 _TITLES = {401: "Log in to see this page", 403: "You may not see this page", 404: "Not found"}
@@ -32,16 +33,19 @@ def create_app() -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.include_router(router, dependencies=[Depends(requires_access_view(AccessView.PLUGINS))])
+    for pages in (router, slas):
+        app.include_router(pages, dependencies=[Depends(requires_access_view(AccessView.PLUGINS))])
     # A vendor is no user: this router checks signatures instead.
     app.include_router(webhooks)
     app.add_exception_handler(StarletteHTTPException, _explain)
     return app
 
 
-async def _explain(request: Request, error: Exception) -> HTMLResponse:
-    """Show an error as a page: who follows a link is a person."""
+async def _explain(request: Request, error: Exception) -> HTMLResponse | JSONResponse:
+    """Show an error as a page, as who follows a link is a person; to programs of the REST routes as JSON."""
     assert isinstance(error, StarletteHTTPException)  # noqa: S101  # it is registered for these
+    if f"{PREFIX}/sla/" in request.url.path:
+        return JSONResponse({"detail": error.detail}, status_code=error.status_code, headers=error.headers)
     login = None
     if error.status_code == 401:
         login = f"{airflow_root(request)}api/v2/auth/login?{urlencode({'next': _here(request)})}"
