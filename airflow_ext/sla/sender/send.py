@@ -182,7 +182,7 @@ class _Round:
         self.report.failed += len(again)
 
     def _wait(self, tried: int, outcome: Outcome) -> timedelta:
-        wait = min(self.settings.first_wait * 2 ** min(tried, 30), self.settings.longest_wait)
+        wait: timedelta = min(self.settings.first_wait * 2 ** min(tried, 30), self.settings.longest_wait)
         wait *= self.dice.uniform(*_JITTER)
         asked = timedelta(seconds=max(0.0, outcome.retry_after or 0.0))
         return max(wait, min(asked, self.settings.longest_ask))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -75,7 +76,8 @@ def measure(session: Session, *, now: datetime, since: datetime) -> None:
 
 def _outbox(session: Session, now: datetime) -> None:
     query = select(func.count(), func.min(B.c.created_at)).where(B.c.state == PENDING, B.c.not_before <= now)
-    depth, oldest = session.execute(query).one()
+    found: Any = session.execute(query).one()
+    depth, oldest = found
     metrics.gauge("notify.outbox_depth", depth)
     metrics.gauge("notify.oldest_seconds", (now - oldest).total_seconds() if oldest else 0.0)
 

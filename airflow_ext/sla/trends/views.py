@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Select, select, true
 from sqlalchemy.orm import Session
 
 from airflow_ext.sla.judge import CAUSES
@@ -38,9 +38,9 @@ def _iso(moment: datetime | None) -> str | None:
     return moment.isoformat() if moment is not None else None
 
 
-def allowed(column: ColumnElement[str], dag_ids: Collection[str] | None) -> ColumnElement[bool] | bool:
+def allowed(column: ColumnElement[str], dag_ids: Collection[str] | None) -> ColumnElement[bool]:
     """Return the condition that a DAG is among those a user may see; ``None`` is all of them."""
-    return True if dag_ids is None else column.in_(list(dag_ids))
+    return true() if dag_ids is None else column.in_(list(dag_ids))
 
 
 def dags(session: Session) -> list[str]:

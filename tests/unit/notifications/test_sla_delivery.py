@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -70,11 +71,9 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[tuple[str, Any]] = []
-        self.status, self.headers, self.body = (
-            200,
-            {},
-            {"ok": True, "ts": "1772.01", "channel": "C1", "dedup_key": "k"},
-        )
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.body: dict[str, Any] = {"ok": True, "ts": "1772.01", "channel": "C1", "dedup_key": "k"}
 
     @property
     def url(self) -> str:
@@ -157,7 +156,7 @@ def test_pagerduty_opens_and_closes_one_alert(server: Server, monkeypatch: pytes
     monkeypatch.setattr(PagerdutyEventsAsyncHook, "__init__", here)
     connect("pd", conn_type="pagerduty_events", password="routing-1")
     channel = Channel(PAGERDUTY, pagerduty_events_conn_id="pd")
-    assert tell(channel) == Outcome(0, keyed=True, after=pytest.approx(5, abs=5))
+    assert replace(tell(channel), after=0) == Outcome(0, keyed=True)
     assert tell(channel, kind="resolved", cause="recovered").keyed
     (path, opened), (_, closed) = server.requests
     assert (path, opened["event_action"], closed["event_action"]) == ("/v2/enqueue", "trigger", "resolve")
