@@ -96,8 +96,8 @@ def _ongoing_digests(session: Session) -> set[str]:
         .where(I.c.resolved_at.is_(None), B.c.kind == "open", B.c.thread_ref.is_not(None))
         .distinct()
     )
-    texts: list[str] = [text for text in session.scalars(query) if text]
-    return {str(json.loads(text).get("digest", "")) for text in texts}
+    found: Any = session.scalars(query)
+    return {str(json.loads(text).get("digest", "")) for text in found if text}
 
 
 def add_answers(session: Session, *, now: datetime) -> int:
