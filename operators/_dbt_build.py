@@ -14,6 +14,7 @@ from airflow_ext.dbt.results import NodeBoard, unpacked
 from airflow_ext.exceptions import DbtFailedError, InvalidProjectError
 from airflow_ext.hooks.dbt_lineage import emit_lineage
 from airflow_ext.operators._dbt_base import FLUSH_INTERVAL, DbtOperator
+from airflow_ext.operators._dbt_turns import refuse_second
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -64,7 +65,7 @@ class DbtNodesOperator(DbtOperator):
     def execute(self, context: Context) -> None:
         """Run the command, or go on with what an earlier try left."""
         if self.on_running == "fail":
-            self._refuse_second(context)
+            refuse_second(context, self, sleep=time.sleep)
         ti = context["ti"]
         flags = self.run_flags(context)
         board = self._board(context)
@@ -188,15 +189,6 @@ class DbtNodesOperator(DbtOperator):
         reduced = self.empty or self.defer_to_state or self.use_data_interval or self.tests == "none"
         default = board.index.default_selector if board.index is not None else ""
         return self.command == "build" and all(part is None for part in parts) and not reduced and not default
-
-    def _refuse_second(self, context: Context) -> None:
-        ti = context["ti"]
-        running = ti.get_ti_count(dag_id=self.dag_id, task_ids=[self.task_id], states=["running"])
-        if running > 1:
-            raise AirflowFailException(
-                f"on_running='fail': {running - 1} other run of {self.dag_id}.{self.task_id} is running dbt; "
-                "clear this task when it has ended, or use on_running='wait'"
-            )
 
     def _board(self, context: Context) -> NodeBoard:
         try:

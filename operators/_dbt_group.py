@@ -182,12 +182,16 @@ def push_nodes(
     :param started: When this try began, seconds since 1970.
     :param last: Whether the task may not retry any more.
     :param ended: Whether dbt is done.
-    :param batch: What a cleared task tells those that were cleared with it: ``asked``, the units that it builds, and
-        ``good``, what :meth:`NodeBoard.good` returned at the end; ``None`` for a whole build.
+    :param batch: What a cleared task tells those that were cleared with it: ``asked``, the units that it builds,
+        ``tries``, for which tries of their tasks as far as known, and ``good``, the facts for the events of what is
+        built well; ``None`` for a whole build.
     """
     ti = cast("Any", context["ti"])
+    run = getattr(context["dag_run"], "start_date", None)
     payload: dict[str, Any] = {
         "try": ti.try_number,
+        # Set anew by the scheduler when a run that was over is cleared.
+        "run": None if run is None else run.timestamp(),
         "last": last,
         "ended": ended,
         "started": started,

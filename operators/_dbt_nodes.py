@@ -11,6 +11,7 @@ from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_ext.dbt.results import NodeBoard, describe
+from airflow_ext.operators._dbt_turns import await_turn
 from airflow_ext.triggers.dbt import NODES_KEY, WAIT_LIMIT
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class DbtNodeOperator(BaseOperator):
         builder = cast("DbtGroupBuildOperator", context["dag"].get_task(self.build_task_id))
         self._builder = builder
         if event is not None and status == "build":
-            self._build(context, builder, asked=list(event["units"]))
+            await_turn(context, builder, sleep=time.sleep)
+            self._build(context, builder, asked=list(event["units"]), tries=event.get("tries", {}))
         elif event is not None and status == "emit":
             payload = context["ti"].xcom_pull(task_ids=event["leader"], key=NODES_KEY)
             builder.render_template_fields(context)
@@ -80,7 +82,14 @@ class DbtNodeOperator(BaseOperator):
         else:
             raise AirflowFailException(f"unexpected event of the task's trigger: {event!r}")
 
-    def _build(self, context: Context, builder: DbtGroupBuildOperator, *, asked: list[str]) -> None:
+    def _build(
+        self,
+        context: Context,
+        builder: DbtGroupBuildOperator,
+        *,
+        asked: list[str],
+        tries: Mapping[str, int],
+    ) -> None:
         from airflow_ext.operators._dbt_group import push_nodes
 
         if len(asked) > 1:
@@ -90,14 +99,14 @@ class DbtNodeOperator(BaseOperator):
 
         def publish(board: NodeBoard, outcomes: Mapping[str, Outcome], over: bool) -> None:
             found.update(outcomes)
-            good = board.good() if over else None
+            good = board.good() if over else good_so_far(board, outcomes)
             push_nodes(
                 context,
                 outcomes,
                 started=started,
                 last=True,
                 ended=over,
-                batch={"asked": asked, "good": good},
+                batch={"asked": asked, "tries": dict(tries), "good": good},
             )
 
         board = builder.build_units(context, asked, publish=publish)
@@ -204,6 +213,16 @@ def emit_nodes(
     return list(
         emit(context, events, alias=builder.alias, partition=partition_of(context, builder.partition))
     )
+
+
+def good_so_far(board: NodeBoard, outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, Any]]:
+    """Return the facts of what is built well with all of its tests, for who emits if this worker is killed.
+
+    :param board: The board of the running build.
+    :param outcomes: Its settled units by label.
+    """
+    done = {line[0] for one in outcomes.values() if one["state"] == "success" for line in one["nodes"]}
+    return {unique_id: facts for unique_id, facts in board.good().items() if unique_id in done}
 
 
 def asset_of(project: DbtProject, node: DbtNode) -> Asset:

@@ -2,7 +2,7 @@
 
 Everybody decides alone, from the states that all of them read: the first of the cleared tasks that wait, in the
 order of their ids, is the one that builds. That holds with several triggerers, too. The one that builds tells in
-its XCom for whom, and how it goes.
+its XCom for whom, for which of their tries, and how it goes.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_ext.triggers._dbt_fresh import SKEW
 from airflow_ext.triggers._dbt_reader import ENDED, FINISHED, read_nodes, read_states
 
 SETTLE_TIME = 30.0
-"""Seconds that cleared tasks have to be deferred again; later, those that are not are built without being asked."""
+"""Seconds that cleared tasks wait for others to be deferred again, so that one run of dbt builds all."""
 
 TICK = 5.0
 
 _MOVING = frozenset({"scheduled", "queued", "running", "restarting"})
+_BUILDING = frozenset({"running", "restarting"})
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,20 @@ class UnitTask:
 
     label: str
     parents: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Try:
+    """One try of a cleared task.
+
+    :param number: Number of the try.
+    :param since: When it began, seconds since 1970.
+    :param run: When its run started, as the scheduler set it; ``None`` if unknown.
+    """
+
+    number: int
+    since: float
+    run: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,11 @@ class Decision:
     by: str = ""
 
 
+TRIES: dict[tuple[str, str, str], int] = {}
+"""The present try of each cleared task that waits in this process, by DAG, run and task: who builds for them says
+in its XCom for which tries."""
+
+
 class ClearedReading:
     """Reads the unit tasks of a group and keeps what was told.
 
@@ -78,22 +99,23 @@ class ClearedReading:
         self.tasks = tasks
         self._run = (dag_id, run_id)
         self._batches: dict[str, dict[str, Any]] = {}
-        self._to_read: set[str] | None = None
+        self._ended: set[str] = set()
+        self._unread: set[str] = set()
         self._chosen = ("", 0.0)
 
     async def __call__(self) -> ClearedView:
         """Read once."""
         states = await read_states(*self._run, sorted(self.tasks))
+        ended = {name for name, state in states.items() if state in ENDED}
+        # Whoever ended since the last good read counts as well: what was told last, or before this triggerer took over.
+        self._unread |= ended - self._ended
+        self._ended = ended
         running = {name for name, state in states.items() if state == "running"}
-        if self._to_read is None:
-            # This triggerer may have taken over: somebody may have built and ended already.
-            self._to_read = {name for name, state in states.items() if state in ENDED}
-        # Once more after the end: what was told last counts.
-        for name in running | self._to_read:
+        for name in sorted(running | self._unread):
             told = await read_nodes(*self._run, name)
             if "asked" in told:
                 self._batches[name] = told
-        self._to_read = running
+            self._unread.discard(name)
         return ClearedView(states, dict(self._batches), self.choose, int(time.monotonic() // TICK))
 
     def choose(self, name: str, states: Mapping[str, str]) -> bool:
@@ -111,18 +133,18 @@ def decide(
     tasks: Mapping[str, UnitTask],
     view: ClearedView,
     *,
-    since: float,
-    now: float,
+    mine: Try,
+    waited: float,
 ) -> Decision:
     """Return what a cleared task is to do.
 
     :param me: Its id.
     :param tasks: The unit tasks of the group by id.
     :param view: What was read.
-    :param since: When it was cleared, seconds since 1970.
-    :param now: Seconds since 1970.
+    :param mine: Its try.
+    :param waited: Seconds that it has been waiting for others.
     """
-    told = _told(me, tasks[me].label, view, since=since)
+    told = _told(me, tasks, view, mine)
     if told is not None:
         return told
     states = view.states
@@ -130,41 +152,67 @@ def decide(
     for parent in sorted(tasks[me].parents - active):
         if states.get(parent) != "success":
             return Decision("skip", by=parent)
-    waiting = {name for name in active if states.get(name) == "deferred"}
+    waiting = {me} | {name for name in active if states.get(name) == "deferred"}
     if any(states.get(name) in _MOVING for name in active - {me}):
         return Decision("wait")
-    if active - waiting - {me} and now < since + SETTLE_TIME:
+    if active - waiting and waited < SETTLE_TIME:
         return Decision("wait")
-    eligible = active - _blocked(active, tasks, states)
-    first = min(eligible & (waiting | {me}), default="")
-    if first != me or not view.choose(me, states):
+    # Who is not deferred yet builds later, and who is below such a task with it.
+    late = _below(active - waiting, waiting, tasks)
+    eligible = waiting - late - _blocked(active, tasks, states)
+    if min(eligible, default="") != me or not view.choose(me, states):
         return Decision("wait")
     return Decision("build", units=tuple(tasks[name].label for name in sorted(eligible)))
 
 
-def _told(me: str, label: str, view: ClearedView, *, since: float) -> Decision | None:
+def _told(me: str, tasks: Mapping[str, UnitTask], view: ClearedView, mine: Try) -> Decision | None:
     """Return what follows from somebody building for this task, ``None`` if nobody did."""
-    batches = [
-        (told["started"], name)
+    label = tasks[me].label
+    batches = {
+        name: told
         for name, told in view.batches.items()
-        if name != me and told["started"] >= since and label in told["asked"]
+        if name != me and label in told["asked"] and _is_for(label, told, mine)
+    }
+    over = []
+    for name, told in batches.items():
+        outcome = told["units"].get(label)
+        if outcome is not None and outcome["state"] != "success":
+            return Decision("settle", outcome=outcome, by=name)
+        if view.states.get(name, "none") in _BUILDING:
+            return Decision("wait")
+        if outcome is not None:
+            over.append((told["started"], name))
+    if not over:
+        return None
+    _, by = max(over)
+    told = batches[by]
+    # What was built well before its builder ended badly was built; somebody has to emit the events in its stead.
+    good = [
+        one
+        for one in told["asked"]
+        if one != tasks[by].label and told["units"].get(one, {}).get("state") == "success"
     ]
-    if not batches:
-        return None
-    _, by = max(batches)
-    told = view.batches[by]
-    outcome = told["units"].get(label)
-    if outcome is not None and outcome["state"] != "success":
-        return Decision("settle", outcome=outcome, by=by)
-    state = view.states.get(by, "none")
-    if state not in FINISHED:
-        return Decision("wait")
-    if outcome is None or not told["ended"]:
-        return None
-    if state == "success":
-        return Decision("settle", outcome=outcome, by=by)
-    good = [one for one in told["asked"] if told["units"].get(one, {}).get("state") == "success"]
-    return Decision("emit" if good[0] == label else "settle", outcome=outcome, by=by)
+    emits = view.states.get(by) != "success" and bool(told.get("good")) and good[0] == label
+    return Decision("emit" if emits else "settle", outcome=told["units"][label], by=by)
+
+
+def _is_for(label: str, told: Mapping[str, Any], mine: Try) -> bool:
+    """Tell whether a batch was started for the present try of a task, or for a later one."""
+    number = told.get("tries", {}).get(label)
+    if number is not None:
+        return bool(number >= mine.number)
+    run = told.get("run")
+    if run is not None and mine.run is not None and run < mine.run:
+        return False
+    return bool(told["started"] >= mine.since - SKEW)
+
+
+def _below(above: set[str], among: set[str], tasks: Mapping[str, UnitTask]) -> set[str]:
+    """Return which of some tasks are below others, by however many of them."""
+    found: set[str] = set()
+    while more := {name for name in among - found if not tasks[name].parents.isdisjoint(above | found)}:
+        found |= more
+    return found
 
 
 def _blocked(active: set[str], tasks: Mapping[str, UnitTask], states: Mapping[str, str]) -> set[str]:

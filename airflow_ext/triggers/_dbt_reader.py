@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
+from urllib.parse import quote
 
 from airflow_ext.exceptions import StoreUnavailableError
 
 NODES_KEY = "airflow_ext_dbt_nodes"
-"""XCom of the build task: ``{"try", "last", "ended", "started", "at", "units"}``."""
+"""XCom of the build task: ``{"try", "run", "last", "ended", "started", "at", "units"}``."""
 
 POLL = 0.5
 LONGEST_POLL = 3.0
+QUICK_TIME = 10.0
+"""Seconds after a change in which everything is read at :data:`POLL`; later, what is quiet every :data:`LONGEST_POLL`."""
 CALM = 2.0
 """Seconds between two reads of the nodes of a running build."""
 ASK_TIMEOUT = 30.0
@@ -26,6 +29,10 @@ PATIENCE = 60
 
 ENDED = frozenset({"success", "failed"})
 FINISHED = ENDED | {"skipped", "upstream_failed", "removed"}
+
+IDS_PER_READ = 200
+LONGEST_QUERY = 24_000
+"""Characters of ids in one read: they travel in a URL, of which the client takes 64 KB."""
 
 View = TypeVar("View")
 
@@ -53,11 +60,30 @@ async def read_states(dag_id: str, run_id: str, task_ids: list[str]) -> dict[str
     """Return the states of some tasks of one run; tasks that have no instance are left out."""
     from airflow.sdk.execution_time.comms import GetTaskStates
 
-    answer = await _ask(GetTaskStates(dag_id=dag_id, task_ids=task_ids, run_ids=[run_id]))
-    found = getattr(answer, "task_states", None)
-    if found is None:
-        raise StoreUnavailableError(f"Airflow did not answer with task states: {answer!r}", service="Airflow")
-    return {name: str(state or "none") for name, state in found.get(run_id, {}).items()}
+    states: dict[str, str] = {}
+    for some in _portions(task_ids):
+        answer = await _ask(GetTaskStates(dag_id=dag_id, task_ids=some, run_ids=[run_id]))
+        found = getattr(answer, "task_states", None)
+        if found is None:
+            raise StoreUnavailableError(
+                f"Airflow did not answer with task states: {answer!r}", service="Airflow"
+            )
+        states |= {name: str(state or "none") for name, state in found.get(run_id, {}).items()}
+    return states
+
+
+def _portions(task_ids: list[str]) -> Iterator[list[str]]:
+    some: list[str] = []
+    length = 0
+    for name in task_ids:
+        cost = len(quote(name)) + len("&task_ids=")
+        if some and (len(some) == IDS_PER_READ or length + cost > LONGEST_QUERY):
+            yield some
+            some, length = [], 0
+        some.append(name)
+        length += cost
+    if some:
+        yield some
 
 
 class BuildReading:
@@ -107,10 +133,18 @@ class SharedReader(Generic[View]):
 
     _all: ClassVar[dict[tuple[Any, ...], SharedReader[Any]]] = {}
 
-    def __init__(self, key: tuple[Any, ...], read: Callable[[], Awaitable[View]], interval: float) -> None:
+    def __init__(
+        self,
+        key: tuple[Any, ...],
+        read: Callable[[], Awaitable[View]],
+        interval: float,
+        busy: Callable[[View], bool],
+    ) -> None:
         self._key = key
         self._read = read
         self._interval = interval
+        self._busy = busy
+        self._changed_at = time.monotonic()
         self._waiters = 0
         self._view: View | None = None
         self._changed = asyncio.Condition()
@@ -118,19 +152,26 @@ class SharedReader(Generic[View]):
 
     @classmethod
     async def views(
-        cls, key: tuple[str, ...], read: Callable[[], Awaitable[View]], *, interval: float
+        cls,
+        key: tuple[str, ...],
+        read: Callable[[], Awaitable[View]],
+        *,
+        interval: float,
+        busy: Callable[[View], bool] = lambda _: True,
     ) -> AsyncGenerator[View]:
         """Yield the present view and every change of it.
 
         :param key: What is read; who gives the same shares the reader.
         :param read: Reads it.
         :param interval: Seconds between two reads.
+        :param busy: Whether more is to be expected of a view soon. Of others that stay as they are for
+            :data:`QUICK_TIME` a change is seen only within :data:`LONGEST_POLL`: they may last for hours.
         :raises StoreUnavailableError: If Airflow cannot be read for long.
         """
         whole_key = (id(asyncio.get_running_loop()), *key)
         reader = cls._all.get(whole_key)
         if reader is None:
-            reader = cls._all[whole_key] = cls(whole_key, read, interval)
+            reader = cls._all[whole_key] = cls(whole_key, read, interval, busy)
         reader._waiters += 1
         if reader._task is None:
             reader._task = asyncio.create_task(reader._poll())
@@ -150,6 +191,10 @@ class SharedReader(Generic[View]):
             if reader._waiters == 0:
                 cls._all.pop(whole_key, None)
                 reader._task.cancel()
+
+    def _pause(self, view: View, now: float) -> float:
+        quiet = not self._busy(view) and now >= self._changed_at + QUICK_TIME
+        return max(LONGEST_POLL, self._interval) if quiet else self._interval
 
     async def _poll(self) -> None:
         try:
@@ -171,9 +216,10 @@ class SharedReader(Generic[View]):
                     async with self._changed:
                         self._view = view
                         self._changed.notify_all()
+                    self._changed_at = time.monotonic()
                 # Nodes by the thousand take a while to read, and the triggerer has others to serve.
-                busy = min(3 * (time.monotonic() - begun), LONGEST_POLL)
-                await asyncio.sleep(max(self._interval, busy))
+                took = min(3 * (time.monotonic() - begun), LONGEST_POLL)
+                await asyncio.sleep(max(self._pause(view, time.monotonic()), took))
         finally:
             async with self._changed:
                 self._changed.notify_all()

@@ -6,12 +6,12 @@ runs, for the one XCom that holds the nodes.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.triggers.base import (
     BaseTrigger,
@@ -21,9 +21,18 @@ from airflow.triggers.base import (
     TriggerEvent,
 )
 
-from airflow_ext.dbt.results import Outcome, describe
+from airflow_ext.dbt.results import describe
 from airflow_ext.triggers import _dbt_reader as reader
-from airflow_ext.triggers._dbt_batch import ClearedReading, ClearedView, Decision, UnitTask, decide
+from airflow_ext.triggers._dbt_batch import (
+    TRIES,
+    ClearedReading,
+    ClearedView,
+    Decision,
+    Try,
+    UnitTask,
+    decide,
+)
+from airflow_ext.triggers._dbt_fresh import Freshness
 from airflow_ext.triggers._dbt_reader import (
     ENDED,
     FINISHED,
@@ -34,10 +43,23 @@ from airflow_ext.triggers._dbt_reader import (
     read_states,
 )
 
+if TYPE_CHECKING:
+    from airflow_ext.dbt.results import Outcome
+
 __all__ = ["NODES_KEY", "WAIT_LIMIT", "DbtDoneTrigger", "DbtNodeTrigger"]
 
 WAIT_LIMIT = timedelta(days=7)
 """How long a task of a group waits for its build; also tells a trigger when its task instance began."""
+
+
+def _is_final(view: BuildView, outcome: Mapping[str, Any]) -> bool:
+    """Tell whether an outcome can no longer change."""
+    if view.state in ENDED:
+        return True
+    if view.payload["ended"] and view.state == "running":
+        # A task that has begun anew clears its old XCom a moment later.
+        return False
+    return bool(outcome["state"] == "success" or (view.payload["last"] and view.state == "running"))
 
 
 class _BuildTrigger(BaseTrigger):
@@ -56,17 +78,21 @@ class _BuildTrigger(BaseTrigger):
 
     def _views(self) -> AsyncGenerator[BuildView]:
         subject = (self._ti.dag_id, self._ti.run_id, self.build_task_id)
-        return SharedReader.views(("build", *subject), BuildReading(*subject), interval=reader.POLL)
+        return SharedReader.views(
+            ("build", *subject),
+            BuildReading(*subject),
+            interval=reader.POLL,
+            busy=lambda view: view.state == "running",
+        )
 
-    def _since(self) -> float:
-        """Return when this try of the task began, 0 for the first one, to which all results belong."""
-        if self._ti.try_number <= 1 or self.timeout_after is None:
-            return 0.0
-        return float((self.timeout_after - WAIT_LIMIT).timestamp())
-
-    def _cleared_alone(self, view: BuildView) -> bool:
-        """Tell whether the build was over before this try began: a user cleared the task without the build."""
-        return view.state in ENDED and self._ti.try_number > 1 and view.payload.get("at", 0.0) < self._since()
+    def _this_try(self) -> Try:
+        """Return this try of the task; all results belong to the first one."""
+        since = 0.0
+        if self._ti.try_number > 1 and self.timeout_after is not None:
+            since = float((self.timeout_after - WAIT_LIMIT).timestamp())
+        told = getattr(self._ti, "_ti_context_from_server", None)
+        start = getattr(getattr(told, "dag_run", None), "start_date", None)
+        return Try(self._ti.try_number, since, None if start is None else float(start.timestamp()))
 
     def _take_unit_tasks(self) -> dict[str, UnitTask]:
         """Return the unit tasks of the group by id, and let go of the DAG.
@@ -122,38 +148,54 @@ class DbtNodeTrigger(_BuildTrigger):
         A plain event means that there is work for a worker: the task was cleared without its build.
         """
         tasks = self._take_unit_tasks()
+        mine = self._this_try()
+        me = (self._ti.dag_id, self._ti.run_id, self._ti.task_id)
+        TRIES[me] = mine.number
+        try:
+            event = await self._built(mine) or await self._built_when_cleared(mine, tasks)
+        finally:
+            TRIES.pop(me, None)
+        yield event
+
+    async def _built(self, mine: Try) -> TriggerEvent | None:
+        """Return how the build ended the unit, ``None`` if the task was cleared without it."""
+        fresh = Freshness(self.unit, run=mine.run, since=mine.since if mine.number > 1 else None)
         async with aclosing(self._views()) as views:
             async for view in views:
-                if self._cleared_alone(view):
+                outcome = fresh.outcome(view, now=time.time())
+                if fresh.cleared_alone(view):
                     break
-                event = self._event(view)
+                event = self._event(view, outcome)
                 if event is not None:
-                    yield event
-                    return
+                    return event
         self.log.info("%s was cleared without its build", self.unit)
+        return None
+
+    async def _built_when_cleared(self, mine: Try, tasks: dict[str, UnitTask]) -> TriggerEvent:
         subject = (self._ti.dag_id, self._ti.run_id)
         shared = SharedReader[ClearedView].views(
             ("cleared", *subject, self.build_task_id),
             ClearedReading(*subject, tasks),
             interval=2 * reader.POLL,
         )
+        begun = time.monotonic()
         async with aclosing(shared) as cleared_views:
             async for cleared in cleared_views:
-                decision = decide(self._ti.task_id, tasks, cleared, since=self._since(), now=time.time())
-                event = self._decided(decision)
+                waited = time.monotonic() - begun
+                decision = decide(self._ti.task_id, tasks, cleared, mine=mine, waited=waited)
+                event = self._decided(decision, tasks)
                 if event is not None:
-                    yield event
-                    return
+                    return event
+        raise AssertionError("views never end")
 
-    def _event(self, view: BuildView) -> TriggerEvent | None:
+    def _event(self, view: BuildView, outcome: Mapping[str, Any] | None) -> TriggerEvent | None:
         if view.state == "skipped":
             return self._skipped("the build task was skipped")
         if view.state == "upstream_failed":
             return self._skipped("the build task was not started because a task before it failed")
         if view.state in {"removed", "missing"}:
             return self._failed("the build task is no longer there")
-        outcome = self._outcome(view)
-        if outcome is not None:
+        if outcome is not None and _is_final(view, outcome):
             return self._settled(outcome)
         if view.state == "failed":
             return self._failed(
@@ -166,32 +208,23 @@ class DbtNodeTrigger(_BuildTrigger):
             )
         return None
 
-    def _outcome(self, view: BuildView) -> Outcome | None:
-        """Return the unit's outcome if it can no longer change."""
-        outcome: Outcome | None = view.payload.get("units", {}).get(self.unit)
-        if outcome is None or view.state in ENDED:
-            return outcome
-        stale = view.payload["ended"] and view.state == "running"
-        if stale or view.payload["started"] < self._since():
-            # A task that has begun anew clears its old XCom a moment later.
-            return None
-        final = outcome["state"] == "success" or (view.payload["last"] and view.state == "running")
-        return outcome if final else None
-
-    def _decided(self, decision: Decision) -> TriggerEvent | None:
+    def _decided(self, decision: Decision, tasks: Mapping[str, UnitTask]) -> TriggerEvent | None:
         if decision.action == "skip":
             return self._skipped(f"not built again: {decision.by} did not succeed")
         if decision.action == "build":
-            return TriggerEvent({"status": "build", "units": list(decision.units)})
+            run = (self._ti.dag_id, self._ti.run_id)
+            labels = {tasks[name].label: TRIES[key] for name in tasks if (key := (*run, name)) in TRIES}
+            tries = {label: labels[label] for label in decision.units if label in labels}
+            return TriggerEvent({"status": "build", "units": list(decision.units), "tries": tries})
         if decision.action == "emit":
             return TriggerEvent({"status": "emit", "leader": decision.by})
         if decision.outcome is not None:
             self.log.info("Built by %s", decision.by)
-            return self._settled(decision.outcome)  # type: ignore[arg-type]  # as the XCom has it
+            return self._settled(decision.outcome)
         return None
 
-    def _settled(self, outcome: Outcome) -> TriggerEvent:
-        text = describe(self.unit, outcome)
+    def _settled(self, outcome: Mapping[str, Any]) -> TriggerEvent:
+        text = describe(self.unit, cast("Outcome", outcome))  # as the XCom has it
         if outcome["state"] == "failed":
             return self._failed(text)
         if outcome["state"] == "skipped":
@@ -223,19 +256,25 @@ class DbtDoneTrigger(_BuildTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the build and yield the group's end."""
-        names = sorted(self._take_unit_tasks())
+        tasks = self._take_unit_tasks()
         async with aclosing(self._views()) as views:
             async for view in views:
-                alone = self._cleared_alone(view)
-                if alone or view.state in FINISHED or view.state == "missing":
+                if view.state in FINISHED or view.state == "missing":
                     break
         # What follows the group, and whoever looks at a run that is over, shall find every state settled.
-        states = await self._all_ended(names) if view.state in ENDED else {}
-        failed = [name for name, state in states.items() if state == "failed"]
-        if not alone:
-            units = view.payload.get("units", {})
-            failed = failed or [name for name in units if units[name]["state"] == "failed"]
+        states = await self._all_ended(sorted(tasks)) if tasks and view.state in ENDED else {}
+        failed = {name for name, state in states.items() if state == "failed"}
+        shown = {task.label for name, task in tasks.items() if name in states}
+        # Tasks that are there have the last word: a user may have cleared or marked them since.
+        for label, outcome in view.payload.get("units", {}).items():
+            if label not in shown and outcome["state"] == "failed":
+                failed.add(f"{self._prefix}{label}")
         yield self._event(view, failed)
+
+    @property
+    def _prefix(self) -> str:
+        group, dot, _ = self.build_task_id.rpartition(".")
+        return group + dot
 
     @property
     def _needs_unit_tasks(self) -> bool:
@@ -243,14 +282,20 @@ class DbtDoneTrigger(_BuildTrigger):
 
     async def _all_ended(self, names: list[str]) -> dict[str, str]:
         """Wait until every unit task is finished and return their states."""
-        while names:
-            states = await read_states(self._ti.dag_id, self._ti.run_id, names)
-            if all(state in FINISHED for state in states.values()):
-                return states
-            await asyncio.sleep(reader.POLL)
-        return {}
+        run = (self._ti.dag_id, self._ti.run_id)
+        shared = SharedReader[dict[str, str]].views(
+            ("ended", *run, self.build_task_id),
+            partial(read_states, *run, names),
+            interval=reader.POLL,
+            busy=lambda _: False,
+        )
+        async with aclosing(shared) as views:
+            async for states in views:
+                if all(state in FINISHED for state in states.values()):
+                    return states
+        raise AssertionError("views never end")
 
-    def _event(self, view: BuildView, failed: list[str]) -> TriggerEvent:
+    def _event(self, view: BuildView, failed: set[str]) -> TriggerEvent:
         if view.state == "skipped":
             self.log.info("The build task was skipped")
             return TaskSkippedEvent()

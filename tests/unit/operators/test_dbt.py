@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleExcept
 from airflow_ext.cli.dbt import index
 from airflow_ext.dbt.selection import Selection
 from airflow_ext.exceptions import DbtFailedError, InvalidProjectError
-from airflow_ext.operators._dbt_nodes import DbtDoneOperator, DbtNodeOperator
+from airflow_ext.operators._dbt_nodes import DbtDoneOperator, DbtNodeOperator, good_so_far
 from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject, DbtTaskGroup
 from airflow_ext.triggers.dbt import NODES_KEY
 
@@ -44,7 +44,6 @@ class Instance:
         self.try_number, self.max_tries = attempt, max_tries
         self.pushed: list[Any] = []
         self.build = build
-        self.running = 1
 
     def xcom_push(self, *, key: str, value: Any) -> None:
         assert key == NODES_KEY
@@ -55,9 +54,9 @@ class Instance:
             return None
         return self.pushed[-1] if self.pushed else {"units": {"m": {"state": task_ids.removeprefix("g.")}}}
 
-    def get_ti_count(self, *, dag_id: str, task_ids: list[str], states: list[str]) -> int:
-        assert (dag_id, task_ids, states) == ("dag", ["build"], ["running"])
-        return self.running
+    def get_ti_count(self, *, dag_id: str, task_ids: list[str], states: list[str], **_: Any) -> int:
+        assert (dag_id, task_ids, states) == ("dag", ["g.build"], ["running"])
+        return 0
 
     def get_task_states(self, *, dag_id: str, task_ids: list[str], run_ids: list[str]) -> Any:
         assert dag_id == self.dag_id
@@ -299,15 +298,27 @@ def test_nodes_cleared_together_are_built_by_one_for_all(project: DbtProject) ->
     made.build.execute(context(Instance()))
     told = context(instance := Instance(attempt=2)) | {"dag": made.dag}
     node: Any = made.dag.task_dict["g.customers"]
-    node.execute_complete(told, {"status": "build", "units": ["customers", "orders"]})
+    node.execute_complete(told, {"status": "build", "units": ["customers", "orders"], "tries": {"orders": 3}})
     final = instance.pushed[-1]
-    assert (final["asked"], final["ended"]) == (["customers", "orders"], True)
+    assert (final["asked"], final["tries"], final["ended"]) == (["customers", "orders"], {"orders": 3}, True)
     assert {name: one["state"] for name, one in final["units"].items()} == {
         "orders": "success",
         "customers": "success",
     }
     names = {outlet.name for outlet in node.outlets}
     assert names == {"dbt/shop/orders", "dbt/shop/customers", "dbt/dag.g.build"}
+
+
+def test_only_what_is_built_with_its_tests_is_good_while_dbt_runs(project: DbtProject) -> None:
+    build = group(project).build
+    board = build.new_board(index=build.index())
+    for unique_id in ("seed.shop.raw_orders", "model.shop.stg_orders", "model.shop.orders"):
+        board.add({"id": unique_id, "status": "success"})
+    # Tests of orders are yet to come.
+    assert set(good_so_far(board, board.outcomes(build.units, over=False))) == {
+        "seed.shop.raw_orders",
+        "model.shop.stg_orders",
+    }
 
 
 def test_another_emits_for_a_builder_that_failed_itself(project: DbtProject) -> None:
@@ -381,13 +392,7 @@ def test_failed_tests_need_not_be_retried(project: DbtProject) -> None:
         alone.execute(context(Instance(max_tries=1), Store()))
 
 
-def test_a_second_run_can_be_refused(project: DbtProject) -> None:
-    build = DbtBuildOperator(task_id="build", project=project, on_running="fail")
-    build.dag = DAG("dag", schedule=None)
-    instance = Instance()
-    instance.running = 2
-    with pytest.raises(AirflowFailException, match=r"1 other run of dag\.build is running dbt"):
-        build.execute(context(instance))
+def test_on_running_is_checked(project: DbtProject) -> None:
     with pytest.raises(ValueError, match="on_running='maybe'"):
         DbtBuildOperator(task_id="build", project=project, on_running=cast("Any", "maybe"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -151,6 +152,6 @@ def test_a_supervisor_logs_in_once_for_all_the_tasks_it_forks(
 
     code = fork_many.__code__.replace(co_name="supervise_task")
     scope = {**globals(), "__name__": supervisor.__name__, "backend": backend}
-    type(fork_many)(code, scope, None, None, fork_many.__closure__)()
+    FunctionType(code, scope, None, None, fork_many.__closure__)()
     assert len(vault.calls(path="auth/approle/login")) == 1
     assert len(vault.calls(path="secret/*")) == 5

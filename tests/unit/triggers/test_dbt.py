@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from airflow.sdk.execution_time import task_runner
@@ -15,7 +16,8 @@ from airflow.sdk.execution_time.comms import GetTaskStates, GetXCom, TaskStatesR
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 
 from airflow_ext.exceptions import StoreUnavailableError
-from airflow_ext.triggers import _dbt_reader
+from airflow_ext.triggers import _dbt_batch, _dbt_fresh, _dbt_reader
+from airflow_ext.triggers._dbt_reader import LONGEST_POLL, POLL, QUICK_TIME, SharedReader
 from airflow_ext.triggers.dbt import NODES_KEY, WAIT_LIMIT, DbtDoneTrigger, DbtNodeTrigger
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -40,6 +42,7 @@ class Channel:
         self.on_ask(len(self.asked))
         if isinstance(message, GetTaskStates):
             assert message.run_ids == ["run"], "states are asked for one run only"
+            assert len("&task_ids=".join(map(quote, message.task_ids or ()))) < 65_536, "too long for a URL"
             found = {name: self.states[name] for name in message.task_ids or () if name in self.states}
             return TaskStatesResult(task_states={"run": found})
         assert isinstance(message, GetXCom)
@@ -63,8 +66,14 @@ def channel(monkeypatch: pytest.MonkeyPatch) -> Channel:
 
 def started(trigger: Any, *, task_id: str = "g.m", attempt: int = 1, task: Any = None) -> Any:
     # The setter looks up template fields of a real task, which a stand-in does not have.
+    run = SimpleNamespace(start_date=BEGIN - timedelta(seconds=5))
     trigger._task_instance = SimpleNamespace(
-        dag_id="dag", run_id="run", task_id=task_id, try_number=attempt, task=task
+        dag_id="dag",
+        run_id="run",
+        task_id=task_id,
+        try_number=attempt,
+        task=task,
+        _ti_context_from_server=SimpleNamespace(dag_run=run),
     )
     trigger.timeout_after = BEGIN + WAIT_LIMIT
     return trigger
@@ -242,7 +251,8 @@ def test_a_node_cleared_without_its_build_waits_for_those_above_and_is_built_on_
 
     channel.on_ask = later
     event = end(node(attempt=2, task=tasks["g.m"]))
-    assert (type(event), event.payload) == (TriggerEvent, {"status": "build", "units": ["m"]})
+    expected = {"status": "build", "units": ["m"], "tries": {"m": 2}}
+    assert (type(event), event.payload) == (TriggerEvent, expected)
 
 
 def test_a_cleared_node_below_a_failed_one_is_skipped(channel: Channel) -> None:
@@ -267,13 +277,14 @@ def test_of_nodes_cleared_together_one_builds_and_the_others_end_with_it(channel
     async def all_of_them() -> dict[str, TriggerEvent]:
         waits = {name: asyncio.create_task(event_of(trigger)) for name, trigger in triggers.items()}
         first = await waits["a"]
-        assert first.payload == {"status": "build", "units": ["a", "b", "c"]}
+        assert (first.payload["status"], first.payload["units"]) == ("build", ["a", "b", "c"])
         channel.states["g.a"] = "running"
         begun = BEGIN.timestamp() + 5
         told: dict[str, Any] = {
             "started": begun,
             "ended": False,
             "asked": ["a", "b", "c"],
+            "tries": first.payload["tries"],
             "units": {"b": BAD},
         }
         channel.batches["g.a"] = told
@@ -338,3 +349,158 @@ def test_a_group_whose_nodes_were_cleared_is_what_its_node_tasks_are(
     channel.states |= {"g.build": "success", "g.up": state, "g.m": "success"}
     channel.tell(m=BAD, ended=True, at=BEGIN.timestamp() - 60)
     assert type(end(done(attempt=2, task=tasks["g.done"]))) is expected
+
+
+def told(at: float, *, run: float = -5.0, ended: bool = False, **units: Any) -> dict[str, Any]:
+    """Return a payload; times are seconds from the clear."""
+    begin = BEGIN.timestamp()
+    payload = {"try": 1, "run": begin + run, "last": True, "ended": ended, "started": begin + at}
+    return {**payload, "at": begin + at, "units": units}
+
+
+def failed_at(seconds: float) -> dict[str, Any]:
+    line = ["model.p.m", "error", (BEGIN + timedelta(seconds=seconds)).isoformat(), 0.1, None, None]
+    return {**BAD, "nodes": [line]}
+
+
+@pytest.mark.parametrize("at", [-300, -1], ids=["long-before", "now"])
+def test_a_failed_node_cleared_while_its_build_runs_is_built_again_when_that_has_ended(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    tasks = tree(m={"g.build"}, build=set())
+    channel.states |= {"g.build": "running", "g.m": "deferred"}
+    old = failed_at(at)
+    channel.payload = told(at, m=old)
+    if at == -1:
+        monkeypatch.setattr(_dbt_fresh, "PROMPT", float("inf"))  # as if the trigger looked at once
+
+    def later(count: int) -> None:
+        if count == 10:
+            channel.payload = told(600, ended=True, m=old)
+            channel.states["g.build"] = "success"
+
+    channel.on_ask = later
+    event = end(node(attempt=2, task=tasks["g.m"]))
+    assert (type(event), event.payload["units"]) == (TriggerEvent, ["m"])
+    assert len(channel.asked) > 10
+
+
+def test_a_node_cleared_before_its_build_came_to_it_takes_that_result(channel: Channel) -> None:
+    channel.payload = told(-300)
+
+    def later(count: int) -> None:
+        if count == 10:
+            channel.payload = told(30, m=failed_at(30))
+
+    channel.on_ask = later
+    assert type(end(node(attempt=2))) is TaskFailedEvent
+
+
+def test_a_node_cleared_with_its_running_build_waits_for_the_new_result(channel: Channel) -> None:
+    channel.payload = told(-300, m=failed_at(-300))
+
+    def later(count: int) -> None:
+        if count == 10:
+            channel.states["g.build"] = "restarting"
+        if count == 20:
+            channel.states["g.build"] = "running"
+            channel.payload = told(10, m=GOOD)
+
+    channel.on_ask = later
+    assert type(end(node(attempt=2))) is TaskSuccessEvent
+
+
+@pytest.mark.parametrize("skew", [-20, 20], ids=["behind", "ahead"])
+def test_a_worker_with_another_clock_does_not_make_a_group_build_twice(channel: Channel, skew: int) -> None:
+    channel.states["g.build"] = None
+
+    def later(count: int) -> None:
+        if count == 10:
+            channel.states["g.build"] = "running"
+            channel.payload = told(2 + skew)
+        if count == 20:
+            channel.states["g.build"] = "success"
+            channel.payload = told(12 + skew, ended=True, m=GOOD)
+
+    channel.on_ask = later
+    assert type(end(node(attempt=2))) is TaskSuccessEvent
+
+
+def test_a_worker_ahead_does_not_hide_that_a_node_was_cleared(channel: Channel) -> None:
+    tasks = tree(m={"g.build"}, build=set())
+    channel.states |= {"g.build": "success", "g.m": "deferred"}
+    channel.payload = told(60, run=-100.0, ended=True, m=failed_at(60))
+    assert end(node(attempt=2, task=tasks["g.m"])).payload["units"] == ["m"]
+    assert _dbt_batch.TRIES == {}
+
+
+def test_a_build_that_was_cleared_with_its_nodes_and_broke_at_once_is_not_built_by_them(
+    channel: Channel,
+) -> None:
+    channel.states["g.build"] = "queued"
+
+    def later(count: int) -> None:
+        if count == 10:
+            channel.states["g.build"] = "failed"
+
+    channel.on_ask = later
+    assert type(end(node(attempt=2))) is TaskFailedEvent
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("int_salesforce__opportunity_history_daily_account_{:04d}", id="long"),
+        pytest.param("売上明細_月次集計_地域別_顧客区分別_商品別_年度別_{:04d}", id="unicode"),
+    ],
+)
+def test_the_end_of_a_group_of_1200_survives_a_hiccup(channel: Channel, name: str) -> None:
+    names = [name.format(number) for number in range(1_200)]
+    tasks = tree(build=set(), done=set(), **{one: {"g.build"} for one in names})  # each its own
+    channel.states |= {"g.build": "success"} | {f"g.{one}": "success" for one in names}
+    channel.states[f"g.{names[-1]}"] = "failed"
+    channel.tell(ended=True)
+
+    def once(count: int) -> None:
+        if count in (4, 5):
+            raise ConnectionError("one hiccup")
+
+    channel.on_ask = once
+    assert type(end(done(task=tasks["g.done"]))) is TaskFailedEvent
+
+
+def test_the_end_names_task_ids(channel: Channel, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = tree(m={"g.build"}, n={"g.build"}, build=set(), done={"g.m", "g.n"})
+    channel.states |= {"g.build": "success", "g.m": "failed", "g.n": "success"}
+    channel.tell(ended=True, m=BAD, n=BAD, gone=BAD)
+    assert type(end(done(task=tasks["g.done"]))) is TaskFailedEvent
+    assert "Failed: g.gone, g.m" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("state", "after", "expected"),
+    [
+        pytest.param("queued", 1.0, POLL, id="short-runs-stay-quick"),
+        pytest.param("queued", QUICK_TIME, LONGEST_POLL, id="queued-for-long"),
+        pytest.param("up_for_retry", 3_600.0, LONGEST_POLL, id="up-for-retry"),
+        pytest.param("running", 3_600.0, POLL, id="running"),
+    ],
+)
+def test_a_build_that_does_not_run_is_asked_for_less_often(
+    channel: Channel, state: str, after: float, expected: float
+) -> None:
+    paces = []
+
+    async def pace() -> None:
+        trigger = node()
+        views = trigger._views()
+        view = await anext(views)
+        (shared,) = SharedReader._all.values()
+        paces.append(shared._pause(view, shared._changed_at + after))
+        await views.aclose()
+
+    channel.states["g.build"] = state
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_dbt_reader, "POLL", POLL)
+        asyncio.run(pace())
+    assert paces == [expected]
