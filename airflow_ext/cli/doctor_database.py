@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
+from airflow_ext.cli import doctor_dbt
 from airflow_ext.cli.doctor_finding import Finding, fail, ok, warn
 from airflow_ext.cli.doctor_install import importable
 
@@ -54,6 +55,13 @@ def database() -> Iterator[Finding]:
         yield fail("PostgreSQL metadata needs asyncpg too", "pip install asyncpg.")
     yield from components()
     yield from deadlines()
+    yield from dbt_groups()
+
+
+def dbt_groups() -> Iterator[Finding]:
+    """The triggerers can hold what dbt groups make wait."""
+    with _session() as session:
+        yield from doctor_dbt.groups(session)
 
 
 def components() -> Iterator[Finding]:

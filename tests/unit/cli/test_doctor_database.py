@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from airflow import settings
+from airflow.models import serialized_dag
 from airflow.models.dag import DagModel
 from airflow.models.dag_version import DagVersion
 from airflow.models.dagbundle import DagBundleModel
@@ -23,8 +24,9 @@ from airflow.utils.state import DagRunState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from sqlalchemy import delete, func, select, update
 
-from airflow_ext.cli.doctor_database import database, deadlines
+from airflow_ext.cli.doctor_database import database, dbt_groups, deadlines
 from airflow_ext.cli.doctor_finding import ok
+from airflow_ext.operators._dbt_nodes import DbtDoneOperator, DbtNodeOperator
 from airflow_ext.sla import Channel, sla
 
 SMTP = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"
@@ -62,6 +64,10 @@ def parse(deadline: Any) -> None:
     """Write a DAG as the dag-processor does."""
     with DAG("marts", schedule=None, start_date=START, deadline=deadline) as dag:
         BaseOperator(task_id="build")
+    write(dag)
+
+
+def write(dag: DAG) -> None:
     parsed = LazyDeserializedDAG.from_dag(dag)
     with create_session() as session:
         type(DagSerialization.from_dict(parsed.data)).bulk_write_to_db(
@@ -134,3 +140,28 @@ def test_a_dag_that_is_gone_is_not_told() -> None:
     with create_session() as session:
         session.execute(update(DagModel).values(is_stale=True))
     assert list(deadlines()) == [ok("no DAG has an sla()")]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(
+    ("capacity", "expected"),
+    [pytest.param("12", None, id="fits"), pytest.param("11", "max_active_runs=3 or less", id="too-many")],
+)
+def test_waiting_tasks_of_dbt_groups_are_held_against_the_triggerers(
+    monkeypatch: pytest.MonkeyPatch, capacity: str, expected: str | None, compressed: bool
+) -> None:
+    monkeypatch.setenv("AIRFLOW__TRIGGERER__CAPACITY", capacity)
+    monkeypatch.setattr(serialized_dag, "_COMPRESS_SERIALIZED_DAGS", compressed)
+    with DAG("marts", schedule=None, start_date=START, max_active_runs=4) as dag:
+        BaseOperator(task_id="build")
+        for name in ("a", "b"):
+            DbtNodeOperator(task_id=name, build_task_id="build", unit=name)
+        DbtDoneOperator(task_id="done", build_task_id="build")
+    assert list(dbt_groups()) == []
+    write(dag)
+    (found,) = dbt_groups()
+    if expected is None:
+        assert found == ok("the waiting tasks of 1 DAGs with dbt groups fit into the triggerers (12)")
+    else:
+        assert (found.status, expected in found.remedy) == ("warn", True)
+        assert found.what.startswith("4 runs of marts at once have 12 waiting tasks")

@@ -151,7 +151,10 @@ def test_other_logins_let_the_right_ones_in(vault: LocalVault, nobody: httpx.Cli
     from cryptography.hazmat.primitives.asymmetric import ec
 
     vault.login_role("userpass", "ann", policies=["p"], password="right")
-    names: dict[str, Any] = {"bound_service_account_names": ["worker"], "bound_service_account_namespaces": ["data"]}
+    names: dict[str, Any] = {
+        "bound_service_account_names": ["worker"],
+        "bound_service_account_namespaces": ["data"],
+    }
     vault.login_role("kubernetes", "airflow", policies=["p"], **names)
     vault.login_role("github", "team", policies=["p"], bound={"token": "ghp-1"})
     vault.login_role("jwt", "airflow", policies=["p"], bound_audiences=["vault"])

@@ -44,7 +44,12 @@ def make_session(
     def make(client: dict[str, Any] | None = None, token_ttl: int = 300, **arguments: Any) -> LeaseSession:
         role_id, secret_id = vault.approle("etl", policies=["etl"], **(client or {}))
         client_ = make_client(auth_type="approle", role_id=role_id, secret_id=secret_id)
-        defaults: dict[str, Any] = {"threaded": False, "warden": False, "clock": clock, "token_ttl": token_ttl}
+        defaults: dict[str, Any] = {
+            "threaded": False,
+            "warden": False,
+            "clock": clock,
+            "token_ttl": token_ttl,
+        }
         made.append(LeaseSession(client_, OWNER, **(defaults | arguments)))
         return made[-1]
 
