@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -63,7 +63,7 @@ def await_turn(context: Context, builder: DbtNodesOperator, *, sleep: Callable[[
 def _running(context: Context, operator: DbtNodesOperator) -> list[str]:
     """Return the other runs of the DAG in which a task is running."""
     ti = context["ti"]
-    what = {"dag_id": operator.dag_id, "task_ids": [operator.task_id]}
+    what: dict[str, Any] = {"dag_id": operator.dag_id, "task_ids": [operator.task_id]}
     own = str(context["dag_run"].run_id)
     # Counted first: the states come for every run there ever was.
     if ti.get_ti_count(**what, states=["running"]) <= ti.get_ti_count(

@@ -41,7 +41,7 @@ def decision(me: str, seen: ClearedView, *, waited: float = 1.0, mine: Try = MIN
 
 
 def batch(*, at: float = 105.0, ended: bool = True, **units: Any) -> dict[str, Any]:
-    good = {"model.p.a": {}}
+    good: dict[str, Any] = {"model.p.a": {}}
     return {"started": at, "ended": ended, "asked": ["a", "b", "c"], "units": units, "good": good}
 
 
