@@ -3,104 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import structlog
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
-from airflow.triggers.shared_stream import SharedStreamManager
 
 from airflow_ext.contracts import Status, Verdict
 from airflow_ext.contracts.partition import PartitionRule
-from airflow_ext.contracts.terms import Terms, Wanted
 from airflow_ext.hooks.verdict_store import verdict_store
 from airflow_ext.triggers import contract as module
 from airflow_ext.triggers._contract_board import Board
 from airflow_ext.triggers.contract import ContractTrigger, parse_event
 from tests.unit.contracts.asset_state import AssetStateServer
+from tests.unit.triggers.contract_waiters import (
+    ASSET,
+    DAY,
+    IN_TIME,
+    POLL,
+    Triggerer,
+    publish,
+    settle,
+    status,
+    trigger,
+)
 
-ASSET = "contract/orders/v1"
-DAY = "2013-01-05"
-POLL = 0.02
-IN_TIME = 10
-
-
-@pytest.fixture(autouse=True)
-def server() -> Iterator[AssetStateServer]:
-    with AssetStateServer().serving() as server:
-        yield server
-    assert all(not board.wanted for board in module._BOARDS.values())
-
-
-def wanted(
-    partition: str = DAY, *, contract: str = "orders>=1,<2", timezone: str | None = None, **terms: Any
-) -> Wanted:
-    partitions = tuple(partition.split(","))
-    return Wanted(
-        contract, partitions, len(partitions) > 1, timezone, since=time.time(), terms=Terms.of(**terms)
-    )
-
-
-def trigger(partition: str = DAY, **changes: Any) -> ContractTrigger:
-    arguments: dict[str, Any] = {
-        "poll_interval": POLL,
-        "deadline": time.time() + 60,
-        "end_task": False,
-        "resume_after": 0.0,
-    }
-    own = {
-        name: changes.pop(name)
-        for name in list(changes)
-        if name in inspect.signature(ContractTrigger).parameters
-    }
-    made = ContractTrigger(**(arguments | {"wanted": wanted(partition, **changes).to_dict()} | own))
-    task: Any = SimpleNamespace(dag_id="alerts", run_id="r1", task_id="wait", map_index=-1)
-    made.task_instance = task
-    return made
-
-
-def publish(status: Status = Status.PASS, partition: str = DAY, version: str = "1.2.0") -> Verdict:
-    made = Verdict("orders", version, partition, status)
-    return verdict_store().publish(made, rule=PartitionRule())
-
-
-class Triggerer:
-    """Runs triggers as Airflow's triggerer does, on Airflow's own stream manager."""
-
-    def __init__(self) -> None:
-        self.streams = SharedStreamManager(log=structlog.get_logger())
-        self.count = 0
-
-    def start(self, waiting: ContractTrigger) -> asyncio.Task[TriggerEvent]:
-        self.count += 1
-        return asyncio.create_task(self._run(self.count, waiting))
-
-    async def _run(self, number: int, waiting: ContractTrigger) -> TriggerEvent:
-        key = waiting.shared_stream_key()
-        assert key is not None
-        stream = self.streams.subscribe(trigger_id=number, trigger=waiting, key=key)
-        try:
-            events = [event async for event in waiting.filter_shared_stream(stream)]
-            assert len(events) == 1
-            return events[0]
-        finally:
-            await self.streams.unsubscribe(number, key)
-
-
-async def _settle(polls: int = 3) -> None:
-    """Let the stream poll a few times."""
-    await asyncio.sleep(POLL * polls)
-
-
-def status(event: TriggerEvent) -> str:
-    return str(parse_event(event.payload)[0].seen.status)
+pytestmark = pytest.mark.usefixtures("server")
 
 
 def test_the_trigger_survives_serialization() -> None:
@@ -122,7 +53,7 @@ def test_a_verdict_published_before_waiting_is_seen() -> None:
 def test_a_verdict_published_while_waiting_is_seen() -> None:
     async def scenario() -> TriggerEvent:
         task = Triggerer().start(trigger())
-        await _settle()
+        await settle()
         assert not task.done()
         publish(Status.WARN)
         return await asyncio.wait_for(task, IN_TIME)
@@ -178,10 +109,10 @@ def test_a_breach_resumes_on_a_worker_unless_it_is_waited_out(
 ) -> None:
     async def scenario() -> TriggerEvent:
         task = Triggerer().start(trigger(contract="orders>=1.1,<2", on_breach=on_breach, end_task=True))
-        await _settle()
+        await settle()
         publish(Status.BREACHED, version=version)
         if expected is None:
-            await _settle(5)
+            await settle(5)
             assert not task.done()
             publish()
         return await asyncio.wait_for(task, IN_TIME)
@@ -201,7 +132,7 @@ def test_many_waiters_cost_one_read_per_poll(server: AssetStateServer) -> None:
     async def scenario() -> list[TriggerEvent]:
         triggerer = Triggerer()
         tasks = [triggerer.start(trigger(days[n % 10])) for n in range(500)]
-        await _settle(5)
+        await settle(5)
         board = module._BOARDS[trigger().shared_stream_key()]
         assert server.reads[ASSET, "head"] == board.polls - before > 0
         for day in days:
@@ -220,7 +151,7 @@ def test_a_late_waiter_sees_what_the_stream_knows_already(server: AssetStateServ
         triggerer = Triggerer()
         publish(Status.BREACHED)
         patient = triggerer.start(trigger(on_breach="wait"))
-        await _settle()
+        await settle()
         reads = server.reads.copy()
         late = await asyncio.wait_for(triggerer.start(trigger()), IN_TIME)
         assert server.reads[ASSET, f"p/{DAY}"] == reads[ASSET, f"p/{DAY}"]
@@ -234,7 +165,7 @@ def test_a_late_waiter_sees_what_the_stream_knows_already(server: AssetStateServ
 def test_a_verdict_the_head_has_lost_is_found_in_time(server: AssetStateServer) -> None:
     async def scenario() -> TriggerEvent:
         task = Triggerer().start(trigger())
-        await _settle()
+        await settle()
         publish()
         head = json.loads(server.values[ASSET, "head"])
         head["partitions"] = {}
@@ -250,7 +181,7 @@ def test_a_repair_whose_entry_was_written_back_is_found_in_time(server: AssetSta
 
     async def scenario() -> tuple[TriggerEvent, int]:
         task = Triggerer().start(trigger(on_breach="wait"))
-        await _settle()
+        await settle()
         # a publisher of the other day read the head, then the day was repaired, then the other wrote
         head = server.values[ASSET, "head"]
         publish()
@@ -267,7 +198,7 @@ def test_a_repair_whose_entry_was_written_back_is_found_in_time(server: AssetSta
 def test_a_key_derived_in_another_zone_ends_waiting() -> None:
     async def scenario() -> TriggerEvent:
         task = Triggerer().start(trigger(timezone="Europe/Berlin"))
-        await _settle()
+        await settle()
         publish()
         return await asyncio.wait_for(task, IN_TIME)
 
@@ -277,7 +208,7 @@ def test_a_key_derived_in_another_zone_ends_waiting() -> None:
 def test_a_partition_that_is_never_written_ends_waiting() -> None:
     async def scenario() -> TriggerEvent:
         task = Triggerer().start(trigger("2013-01-05T07"))
-        await _settle()
+        await settle()
         publish()
         return await asyncio.wait_for(task, IN_TIME)
 
@@ -300,7 +231,7 @@ def test_a_short_outage_is_waited_out(server: AssetStateServer) -> None:
     async def scenario() -> TriggerEvent:
         server.down = True
         task = Triggerer().start(trigger())
-        await _settle(5)
+        await settle(5)
         assert not task.done()
         server.down = False
         publish()
@@ -328,7 +259,7 @@ def test_one_broken_contract_does_not_stop_the_others(server: AssetStateServer) 
         triggerer = Triggerer()
         broken = triggerer.start(trigger(contract="broken>=1,<2"))
         task = triggerer.start(trigger())
-        await _settle()
+        await settle()
         publish()
         event = await asyncio.wait_for(task, IN_TIME)
         broken.cancel()
@@ -344,7 +275,7 @@ def test_the_trigger_works_without_shared_streams() -> None:
             return [event async for event in trigger().run()]
 
         task = asyncio.create_task(events())
-        await _settle()
+        await settle()
         publish()
         return await asyncio.wait_for(task, IN_TIME)
 
@@ -356,11 +287,11 @@ def test_a_waiter_that_is_cancelled_leaves_nothing_behind(server: AssetStateServ
     async def scenario() -> None:
         triggerer = Triggerer()
         task = triggerer.start(trigger())
-        await _settle()
+        await settle()
         task.cancel()
         await asyncio.wait({task})
         polls = server.reads[ASSET, "head"]
-        await _settle()
+        await settle()
         assert server.reads[ASSET, "head"] == polls
 
     asyncio.run(scenario())
@@ -390,7 +321,7 @@ def test_an_interval_ends_with_its_last_partition(server: AssetStateServer) -> N
     async def scenario() -> TriggerEvent:
         task = Triggerer().start(trigger(",".join(days), end_task=True))
         for day in days:
-            await _settle()
+            await settle()
             assert not task.done()
             publish(partition=day)
         return await asyncio.wait_for(task, IN_TIME)
@@ -406,7 +337,7 @@ def test_lateness_is_told_only_of_what_was_read(server: AssetStateServer) -> Non
     async def scenario() -> TriggerEvent:
         server.down = True
         task = Triggerer().start(trigger(available_by="06:00", on_late="fail"))
-        await _settle(5)
+        await settle(5)
         assert not task.done()
         server.down = False
         return await asyncio.wait_for(task, IN_TIME)
@@ -428,7 +359,7 @@ def test_the_newest_partition_is_followed_by_the_head_alone(server: AssetStateSe
 
     async def scenario() -> TriggerEvent:
         task = Triggerer().start(trigger("latest"))
-        await _settle()
+        await settle()
         assert not task.done()
         publish(partition="2013-01-06")
         return await asyncio.wait_for(task, IN_TIME)
@@ -448,7 +379,7 @@ def test_waiters_of_a_database_share_one_question(tmp_path: Path) -> None:
             triggerer.start(trigger(contract=f"c{n % 20}>=1,<2", store_conn_id="verdicts"))
             for n in range(100)
         ]
-        await _settle(5)
+        await settle(5)
         for n in range(20):
             shared.publish(Verdict(f"c{n}", "1.0.0", DAY, Status.PASS), rule=PartitionRule())
         return await asyncio.wait_for(asyncio.gather(*tasks), IN_TIME)
@@ -464,46 +395,3 @@ def test_a_reader_that_breaks_fails_its_waiters() -> None:
         return await asyncio.wait_for(Triggerer().start(waiting), IN_TIME)
 
     assert status(asyncio.run(scenario())) == "STORE_UNAVAILABLE"
-
-
-def test_a_triggerer_started_anew_misses_nothing() -> None:
-    """Nothing survives a kill -9 but the store; the publication comes while nobody looks."""
-    publish(Status.BREACHED)
-
-    async def scenario() -> TriggerEvent:
-        first = Triggerer().start(trigger(on_breach="wait"))
-        await _settle()
-        first.cancel()
-        await asyncio.wait({first})
-        module._BOARDS.clear()
-        publish()
-        return await asyncio.wait_for(Triggerer().start(trigger(on_breach="wait")), IN_TIME)
-
-    assert status(asyncio.run(scenario())) == "PASS"
-
-
-def test_two_triggerers_each_release_their_own_waiters(server: AssetStateServer) -> None:
-    """Two processes share nothing; two poll intervals are two streams with a board each."""
-
-    async def scenario() -> list[TriggerEvent]:
-        tasks = [Triggerer().start(trigger(poll_interval=POLL * (1 + n % 2))) for n in range(10)]
-        await _settle(5)
-        publish()
-        return await asyncio.wait_for(asyncio.gather(*tasks), IN_TIME)
-
-    assert {status(event) for event in asyncio.run(scenario())} == {"PASS"}
-
-
-def test_a_publisher_whose_clock_is_wrong_changes_nothing() -> None:
-    """What is newer is told by numbers, not by clocks."""
-    for at, state in (
-        ("2099-01-01T00:00:00+00:00", Status.BREACHED),
-        ("1999-01-01T00:00:00+00:00", Status.PASS),
-    ):
-        made = Verdict("orders", "1.2.0", DAY, state, at=at)
-        verdict_store().publish(made, rule=PartitionRule())
-
-    async def scenario() -> TriggerEvent:
-        return await asyncio.wait_for(Triggerer().start(trigger()), IN_TIME)
-
-    assert status(asyncio.run(scenario())) == "PASS"
