@@ -20,6 +20,7 @@ from airflow_ext.contracts.diff import Comparison, compare_texts
 from airflow_ext.contracts.grades import Grade
 from benchmarks._contracts_pairs import PAIRS, documents
 from benchmarks.peers import peer_python
+from benchmarks.report import Report
 
 PAGE = Path(__file__).parents[1] / "docs" / "contracts-change.md"
 HEADING = "## Where it differs from `datacontract breaking`"
@@ -130,5 +131,20 @@ def measure(say: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    print(json.dumps(measure(lambda text: print(text, flush=True)), indent=2))
+def diff_part(report: Report, *, quick: bool) -> None:
+    """Add the bars of grading changes.
+
+    :param quick: Nothing: the other program has an environment of its own.
+    """
+    if quick:
+        report.skip("changes graded as datacontract breaking grades them")
+        return
+    found = measure(report.say)
+    report.bar(
+        "changes graded unlike datacontract breaking, without a written reason",
+        len(found["unintended"]),
+        "==",
+        0,
+        unit="pairs",
+        peers={name: found[name] for name in ("pairs", "agree", "intended")},
+    )

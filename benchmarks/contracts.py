@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from types import FrameType
 
+from benchmarks._contracts_diff import diff_part
 from benchmarks._contracts_judge import files_part, judge_part
 from benchmarks._contracts_waiting import waiting_part
 from benchmarks.report import Report
@@ -16,6 +17,7 @@ PARTS: Mapping[str, Callable[..., None]] = {
     "judge": judge_part,
     "files": files_part,
     "waiting": waiting_part,
+    "diff": diff_part,
 }
 
 

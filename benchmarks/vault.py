@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_ext.testing.vault import LocalVault
+from benchmarks import _vault_cases as cases
 from benchmarks.peers import peer_python
 from benchmarks.report import Report, quick_asked
 
@@ -142,8 +143,39 @@ def main() -> int:
     report.bar("calls of those 100 lookups", outage["calls"], "<=", 10, unit="calls")
     if quick:
         report.skip("the same of the hashicorp provider")
-    report.skip("50 tasks killed -9 holding a database lease")
+    one_sided(report, kills=10 if quick else 50)
     return report.finish()
+
+
+def one_sided(report: Report, *, kills: int) -> None:
+    """Measure what has no side of a peer in this run."""
+    policy = {f"secret/data/{folder}/*": ["read"] for folder in ("connections", "config")}
+    with new_vault() as vault:
+        vault.policy("airflow", policy)
+        median = cases.warm_lookup(vault, LOOKUPS)
+        report.bar("median of a lookup that was made before", median, "<=", 0.02, unit="ms")
+        vault.forget_calls()
+        report.bar("calls of 200 tasks of a worker", cases.forked_tasks(vault, 200), "<=", 202, unit="calls")
+        vault.forget_calls()
+        calls, tokens = cases.denied_lookups(vault, 100)
+        report.bar("calls of 100 denied lookups", calls, "<=", 102, unit="calls")
+        report.bar("new tokens of those", tokens, "==", 0, unit="tokens")
+        vault.forget_calls()
+        report.bar(
+            "calls of reading an option 100 times", cases.config_options(vault, 100), "<=", 2, unit="calls"
+        )
+    with new_vault() as vault:
+        first, rest = cases.hanging(vault)
+        report.bar(
+            "first lookup while Vault hangs", first, "<=", 2, unit="s", peers={"ten more": round(rest, 2)}
+        )
+    report.bar("import of the backend", cases.import_cost(), "<=", 60, unit="ms")
+    report.say(f"{kills} processes with a leased session, killed")
+    found = cases.killed_tasks(kills)
+    if found["held"] != (kills, kills):
+        raise RuntimeError(f"not all of {kills} held a role and a session: {found}")
+    report.bar(f"roles 2 s after {kills} kills", found["left"][0], "==", 0, unit="roles", peers=found)
+    report.bar(f"sessions 2 s after {kills} kills", found["left"][1], "==", 0, unit="sessions")
 
 
 if __name__ == "__main__":
