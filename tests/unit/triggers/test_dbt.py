@@ -479,28 +479,21 @@ def test_the_end_names_task_ids(channel: Channel, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize(
     ("state", "after", "expected"),
-    [
-        pytest.param("queued", 1.0, POLL, id="short-runs-stay-quick"),
-        pytest.param("queued", QUICK_TIME, LONGEST_POLL, id="queued-for-long"),
-        pytest.param("up_for_retry", 3_600.0, LONGEST_POLL, id="up-for-retry"),
-        pytest.param("running", 3_600.0, POLL, id="running"),
-    ],
+    [("queued", 1.0, POLL), ("queued", QUICK_TIME, LONGEST_POLL), ("running", 3_600.0, POLL)],
+    ids=["short-runs-stay-quick", "queued-for-long", "running"],
 )
 def test_a_build_that_does_not_run_is_asked_for_less_often(
-    channel: Channel, state: str, after: float, expected: float
+    channel: Channel, monkeypatch: pytest.MonkeyPatch, state: str, after: float, expected: float
 ) -> None:
+    monkeypatch.setattr(_dbt_reader, "POLL", POLL)
     paces = []
 
     async def pace() -> None:
-        trigger = node()
-        views = trigger._views()
-        view = await anext(views)
+        view = await anext(views := node()._views())
         (shared,) = SharedReader._all.values()
         paces.append(shared._pause(view, shared._changed_at + after))
         await views.aclose()
 
     channel.states["g.build"] = state
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_dbt_reader, "POLL", POLL)
-        asyncio.run(pace())
+    asyncio.run(pace())
     assert paces == [expected]
