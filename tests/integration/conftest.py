@@ -49,6 +49,7 @@ def airflow(work: Path, postgres: LocalPostgres, vault: LocalVault) -> Iterator[
     postgres.create_database("airflow")
     role_id, secret_id = vault.approle("airflow", policies=["airflow"])
     secrets = {"url": vault.url, "auth_type": "approle", "role_id": role_id, "secret_id": secret_id}
+    only_connections = {"include": "vault_.*", "variables_path": None, "config_path": None}
     with LocalAirflow(
         work / "airflow",
         dags={"tests": Path(__file__).parent / "dags"},
@@ -56,7 +57,7 @@ def airflow(work: Path, postgres: LocalPostgres, vault: LocalVault) -> Iterator[
         env={
             "AIRFLOW_EXT_TEST_WORK": str(scratch),
             "AIRFLOW__SECRETS__BACKEND": "airflow_ext.secrets.vault.VaultBackend",
-            "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({**secrets, "include": "vault_.*"}),
+            "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({**secrets, **only_connections}),
             # A killed worker is noticed within a minute, not within five.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
