@@ -1,4 +1,7 @@
-"""Syncs of both vendors on a running Airflow, with the local servers."""
+"""Syncs of both vendors on a running Airflow, with the local servers.
+
+All runs start together; each test looks at its own. The servers hold a run until its test lets it end.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 
+import httpx
 import pytest
 
 from airflow_ext.testing.airbyte import JobScript, LocalAirbyte
@@ -16,19 +22,28 @@ from airflow_ext.testing.fivetran import LocalFivetran, SyncScript
 from airflow_ext.testing.local_airflow import LocalAirflow
 
 SECRET = secrets.token_hex(16)
-DAGS = ["sync_both", "sync_follows", "sync_dies", "sync_killed"]
+STARTED = ["sync_both", "sync_dies", "sync_killed"]
 pytestmark = pytest.mark.timeout(300)
+
+Runs = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def fivetran() -> Iterator[LocalFivetran]:
+def fivetran(airflow: LocalAirflow) -> Iterator[LocalFivetran]:
     with LocalFivetran() as server:
+        server.connection("shop", SyncScript(seconds=3))
+        server.connection("hooked", SyncScript(seconds=1000))
+        server.connection("killed", SyncScript(seconds=1000))
+        server.webhook(f"{airflow.url}/airflow-ext/sync/webhook/it_fivetran", secret=SECRET)
         yield server
 
 
 @pytest.fixture(scope="module")
 def airbyte() -> Iterator[LocalAirbyte]:
     with LocalAirbyte() as server:
+        server.connection("shop", JobScript(seconds=4, queued=2, waiting_as="queued", rows=42))
+        server.connection("dies", JobScript(seconds=1000))
+        server.connection("killed", JobScript(seconds=1000))
         yield server
 
 
@@ -51,18 +66,80 @@ def client(airflow: LocalAirflow, fivetran: LocalFivetran, airbyte: LocalAirbyte
         login=airbyte.client_id,
         password=airbyte.client_secret,
     )
-    made.wait_for_dags(DAGS)
     return made
 
 
-def test_both_vendors_run_and_a_webhook_ends_the_wait_of_the_next(
-    client: AirflowClient, airflow: LocalAirflow, fivetran: LocalFivetran, airbyte: LocalAirbyte
+@pytest.fixture(scope="module")
+def runs(client: AirflowClient) -> Iterator[Runs]:
+    """One run of each DAG, under way; none of them is left when the tests are over."""
+    client.wait_for_dags([*STARTED, "sync_follows"])
+    yield {dag_id: client.trigger(dag_id) for dag_id in STARTED}
+    for dag_id in (*STARTED, "sync_follows"):
+        for run in client.runs(dag_id):
+            if run["state"] not in ("success", "failed"):
+                with suppress(httpx.HTTPStatusError):  # it has just ended
+                    path = f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}"
+                    client.request("PATCH", path, json={"state": "failed"})
+
+
+def starts(server: LocalAirbyte | LocalFivetran, name: str) -> int:
+    """Return how often a sync was asked to run."""
+    if isinstance(server, LocalFivetran):
+        return len(server.calls(method="POST", path=f"*/{name}/sync"))
+    return len([job for job in server.jobs if job.connection.name == name])
+
+
+def test_a_deferred_task_that_a_user_ends_cancels_its_run(
+    client: AirflowClient, runs: Runs, fivetran: LocalFivetran, airbyte: LocalAirbyte
 ) -> None:
-    fivetran.connection("shop", SyncScript(seconds=10))
-    fivetran.connection("hooked", SyncScript(seconds=15))
-    airbyte.connection("shop", JobScript(seconds=10, queued=3, waiting_as="queued", rows=42))
-    fivetran.webhook(f"{airflow.url}/airflow-ext/sync/webhook/it_fivetran", secret=SECRET)
-    run = client.trigger("sync_both")
+    def looks(*, job: bool) -> int:
+        if not job:
+            return len(fivetran.calls(method="GET", path="*/connections/killed"))
+        ids = [each.id for each in airbyte.jobs if each.connection.name == "killed"]
+        return len(airbyte.calls(method="GET", path=f"*/jobs/{ids[0]}")) if ids else 0
+
+    # The worker looks twice at a connection and once at a job; whatever comes then comes from the triggerer.
+    wait_until(lambda: looks(job=False) > 2 and looks(job=True) > 1, timeout=90, what="the triggerer waits")
+    for name in ("fivetran", "airbyte"):
+        path = f"/dags/sync_killed/dagRuns/{runs['sync_killed']}/taskInstances/{name}"
+        client.request("PATCH", path, json={"new_state": "failed"})
+    wait_until(
+        lambda: [job for job in airbyte.jobs if job.status == "cancelled"],
+        timeout=30,
+        what="the job is cancelled",
+    )
+    killed = fivetran.connections["killed"]
+    wait_until(
+        lambda: [sync for sync in killed.history if sync.status == "CANCELED"] and not killed.paused,
+        timeout=30,
+        what="the sync is cancelled and its connection goes on",
+    )
+
+
+def test_a_run_outlives_a_killed_worker_and_is_adopted_by_the_next_try(
+    client: AirflowClient, runs: Runs, airbyte: LocalAirbyte
+) -> None:
+    run = runs["sync_dies"]
+
+    def looks() -> int:
+        ids = [each.id for each in airbyte.jobs if each.connection.name == "dies"]
+        return len(airbyte.calls(method="GET", path=f"*/jobs/{ids[0]}")) if ids else 0
+
+    wait_until(lambda: looks() > 1, timeout=90, what="the worker waits")
+    os.kill(client.tasks("sync_dies", run)["worker"]["pid"], signal.SIGKILL)
+    client.wait_for_task("sync_dies", run, "worker", states={"running"}, min_try=2)
+    [job] = [each for each in airbyte.jobs if each.connection.name == "dies"]
+    job.script = replace(job.script, seconds=airbyte.now() - job.created)
+    client.wait_for_run("sync_dies", run, state="success")
+    assert starts(airbyte, "dies") == 1
+    log = client.log("sync_dies", run, "worker")
+    assert "Going on with the run of dies that an earlier try started" in log
+
+
+def test_both_vendors_bring_their_tables(
+    client: AirflowClient, runs: Runs, fivetran: LocalFivetran, airbyte: LocalAirbyte
+) -> None:
+    run = runs["sync_both"]
     client.wait_for_run("sync_both", run, state="success")
     told = client.xcom("sync_both", run, "fivetran")
     assert told["run_id"] == fivetran.connections["shop"].history[0].sync_id
@@ -79,68 +156,26 @@ def test_both_vendors_run_and_a_webhook_ends_the_wait_of_the_next(
         for table in ("orders", "customers")
     }
     for server in (fivetran, airbyte):
-        assert (
-            len(server.calls(method="POST", path="*/sync") + server.calls(method="POST", path="*/jobs")) == 1
-        )
+        assert starts(server, "shop") == 1
         assert not server.calls(status=401)
 
-    # The event of the table has started the next DAG, whose own poll would come after five minutes.
-    follower = wait_until(
-        lambda: [run for run in client.runs("sync_follows") if run["state"] == "success"],
-        timeout=90,
-        what="sync_follows has succeeded",
-    )[0]
-    ended = fivetran.connections["hooked"].succeeded or 0.0
-    task = client.tasks("sync_follows", follower["dag_run_id"])["hooked"]
-    assert task["state"] == "success"
-    assert time.time() - ended < 60
 
-
-def test_a_run_outlives_a_killed_worker_and_is_adopted_by_the_next_try(
-    client: AirflowClient, airbyte: LocalAirbyte
+@pytest.mark.usefixtures("runs")
+def test_the_event_of_a_table_starts_a_dag_and_a_webhook_ends_its_wait(
+    client: AirflowClient, fivetran: LocalFivetran
 ) -> None:
-    connection = airbyte.connection("dies", JobScript(seconds=1000))
-    run = client.trigger("sync_dies")
+    """Its own next look would come after five minutes."""
+    hooked = fivetran.connections["hooked"]
+    looks = "*/connections/hooked"
     wait_until(
-        lambda: [job for job in airbyte.jobs if job.connection is connection], timeout=60, what="job runs"
+        lambda: len(fivetran.calls(method="GET", path=looks)) > 2, timeout=120, what="the triggerer waits"
     )
-    wait_until(lambda: len(airbyte.calls(path="*/jobs/*")) > 1, timeout=30, what="the worker waits")
-    pid = client.tasks("sync_dies", run)["worker"]["pid"]
-    os.kill(pid, signal.SIGKILL)
-    client.wait_for_task("sync_dies", run, "worker", states={"running"}, min_try=2)
-    airbyte.advance(1001)
-    client.wait_for_run("sync_dies", run, state="success")
-    assert len([job for job in airbyte.jobs if job.connection is connection]) == 1
-    assert "Going on with the run of dies that an earlier try started" in client.log(
-        "sync_dies", run, "worker"
-    )
-
-
-def test_a_deferred_task_that_a_user_ends_cancels_its_run(
-    client: AirflowClient, fivetran: LocalFivetran, airbyte: LocalAirbyte
-) -> None:
-    shop = fivetran.connection("killed", SyncScript(seconds=1000))
-    connection = airbyte.connection("killed", JobScript(seconds=1000))
-    run = client.trigger("sync_killed")
-    for name in ("fivetran", "airbyte"):
-        client.wait_for_task("sync_killed", run, name, states={"deferred"})
-    time.sleep(4)  # the triggerer has to have taken them up
-    for name in ("fivetran", "airbyte"):
-        client.request(
-            "PATCH",
-            f"/dags/sync_killed/dagRuns/{run}/taskInstances/{name}",
-            json={"new_state": "failed"},
-        )
-    wait_until(
-        lambda: [job for job in airbyte.jobs if job.connection is connection and job.status == "cancelled"],
-        timeout=30,
-        what="the job is cancelled",
-    )
-    wait_until(
-        lambda: [sync for sync in shop.history if sync.status == "CANCELED"] and not shop.paused,
-        timeout=30,
-        what="the sync is cancelled and its connection goes on",
-    )
+    assert hooked.current is not None
+    hooked.current.script = replace(hooked.current.script, seconds=fivetran.now() - hooked.current.begins)
+    ended = time.monotonic()
+    [run] = client.runs("sync_follows")
+    client.wait_for_run("sync_follows", run["dag_run_id"], state="success")
+    assert time.monotonic() - ended < 120
 
 
 def test_the_connections_can_be_tested(client: AirflowClient, fivetran: LocalFivetran) -> None:

@@ -8,8 +8,10 @@ from airflow_ext.operators.sync import SyncOperator, SyncWait
 from airflow_ext.sensors.sync import SyncSensor
 
 FAST = SyncWait(poll_interval=1)
+ALONE = SyncWait(poll_interval=1.5)
+"""Tasks that wait in this interval have a poller of their own, whose requests a test can tell from others."""
 
-with DAG("sync_both", schedule=None) as both:
+with DAG("sync_both", schedule=None):
     SyncOperator(
         task_id="fivetran",
         sync_conn_id="it_fivetran",
@@ -29,5 +31,5 @@ with DAG("sync_dies", schedule=None, default_args={"retries": 2, "retry_delay": 
     SyncOperator(task_id="worker", sync_conn_id="it_airbyte", sync="dies", deferrable=False, waiting=FAST)
 
 with DAG("sync_killed", schedule=None):
-    SyncOperator(task_id="fivetran", sync_conn_id="it_fivetran", sync="killed", waiting=FAST)
-    SyncOperator(task_id="airbyte", sync_conn_id="it_airbyte", sync="killed", waiting=FAST)
+    SyncOperator(task_id="fivetran", sync_conn_id="it_fivetran", sync="killed", waiting=ALONE)
+    SyncOperator(task_id="airbyte", sync_conn_id="it_airbyte", sync="killed", waiting=ALONE)
