@@ -135,7 +135,10 @@ class Board:
         self._retry_after = 0.0
         failure: tuple[Outcome, str]
         try:
-            found = await (await self.backend()).status_many(handles)
+            backend = await self.backend()
+            if self._heard is None:
+                await self.heard()  # what was told before this look is no news, what is told from now on is
+            found = await backend.status_many(handles)
         except SyncUnavailableError as error:
             failure = (Outcome.UNAVAILABLE, str(error))
             self._retry_after = error.retry_after
@@ -176,7 +179,9 @@ class Board:
         if before is None:
             return False
         waited = {str(handle.get("sync")) for handle in self.handles.values()}
-        return any(told[sync] != before.get(sync) for sync in waited & set(told))
+        # Whoever has just begun to wait may have come after what was told.
+        unseen = {str(handle.get("sync")) for key, handle in self.handles.items() if key not in self.seen}
+        return any(sync in unseen or told[sync] != before.get(sync) for sync in waited & set(told))
 
     def pause(self, poll_interval: float) -> float:
         """Return the seconds until the next poll: longer while the vendor does not answer, or as it says."""

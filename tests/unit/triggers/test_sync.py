@@ -161,6 +161,40 @@ def test_a_webhook_makes_the_poller_ask_at_once(
     assert len(fivetran.calls()) == 2
 
 
+def test_a_webhook_that_came_just_before_or_after_a_task_began_to_wait_is_heard(
+    fivetran: LocalFivetran, state: AssetStateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WEBHOOK_SECONDS", 0.05)
+    first = running(fivetran, "first", SyncScript(seconds=100))
+    second = running(fivetran, "second", SyncScript(seconds=100))
+
+    def tell(**syncs: str) -> None:
+        told = {name: {"run_id": "x", "created": created} for name, created in syncs.items()}
+        state.values["sync/ft", "webhook/ft"] = json.dumps(told)
+
+    async def scenario() -> None:
+        triggerer = Triggerer()
+        async with asyncio.timeout(IN_TIME):
+            one = triggerer.start(trigger(first, poll_interval=300.0))
+            while not fivetran.calls():  # noqa: ASYNC110  # nobody tells of it
+                await asyncio.sleep(0)
+            fivetran.advance(101)
+            tell(first="2026-01-01T00:00:00+00:00")  # just after the first look
+            assert outcome(await one) is Outcome.SUCCEEDED
+            other = triggerer.start(
+                trigger(running(fivetran, "other", SyncScript(seconds=1000)), poll_interval=300.0)
+            )
+            await asyncio.sleep(0.3)
+            tell(second="2026-01-01T00:00:00+00:00")
+            await asyncio.sleep(0.3)
+            two = triggerer.start(trigger(second, poll_interval=300.0))
+            assert outcome(await two) is Outcome.SUCCEEDED
+            other.cancel()
+            await asyncio.wait({other})
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     "fault",
     [
