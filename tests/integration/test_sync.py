@@ -1,4 +1,4 @@
-"""Syncs of both vendors on a running Airflow, with the local servers.
+"""Syncs by every backend on a running Airflow: the local servers of vendors, and the embedded engine on PostgreSQL.
 
 All runs start together; each test looks at its own. The servers hold a run until its test lets it end.
 """
@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -20,9 +22,11 @@ from airflow_ext.testing.airbyte import JobScript, LocalAirbyte
 from airflow_ext.testing.airflow_client import AirflowClient, wait_until
 from airflow_ext.testing.fivetran import LocalFivetran, SyncScript
 from airflow_ext.testing.local_airflow import LocalAirflow
+from airflow_ext.testing.postgres import LocalPostgres
 
 SECRET = secrets.token_hex(16)
-STARTED = ["sync_both", "sync_dies", "sync_killed"]
+STARTED = ["sync_three", "sync_dies", "sync_killed"]
+BY_EVENTS = ["sync_follows", "sync_watched"]
 pytestmark = pytest.mark.timeout(300)
 
 Runs = dict[str, str]
@@ -34,6 +38,7 @@ def fivetran(airflow: LocalAirflow) -> Iterator[LocalFivetran]:
         server.connection("shop", SyncScript(seconds=3))
         server.connection("hooked", SyncScript(seconds=1000))
         server.connection("killed", SyncScript(seconds=1000))
+        server.connection("crm", SyncScript(seconds=1), schedule_type="auto", sync_frequency=60)
         server.webhook(f"{airflow.url}/airflow-ext/sync/webhook/it_fivetran", secret=SECRET)
         yield server
 
@@ -48,8 +53,31 @@ def airbyte() -> Iterator[LocalAirbyte]:
 
 
 @pytest.fixture(scope="module")
-def client(airflow: LocalAirflow, fivetran: LocalFivetran, airbyte: LocalAirbyte) -> AirflowClient:
+def client(
+    airflow: LocalAirflow,
+    fivetran: LocalFivetran,
+    airbyte: LocalAirbyte,
+    postgres: LocalPostgres,
+    scratch: Path,
+) -> AirflowClient:
     made = airflow.client
+    postgres.create_database("it_parcels")
+    postgres.execute(
+        "CREATE TABLE parcels AS SELECT n AS id, n * 0.5 AS weight FROM generate_series(1, 7) n",
+        database="it_parcels",
+    )
+    made.create_connection(
+        "it_shop",
+        "postgres",
+        host="127.0.0.1",
+        port=postgres.port,
+        login=postgres.user,
+        password=postgres.password,
+        schema="it_parcels",
+    )
+    made.create_connection("it_warehouse", "duckdb", host=str(scratch / "sync.duckdb"))
+    ends = {"source_conn_id": "it_shop", "destination_conn_id": "it_warehouse"}
+    made.create_connection("it_embedded", "ext-dlt", extra=ends)
     made.create_connection(
         "it_fivetran",
         "ext-fivetran",
@@ -72,9 +100,9 @@ def client(airflow: LocalAirflow, fivetran: LocalFivetran, airbyte: LocalAirbyte
 @pytest.fixture(scope="module")
 def runs(client: AirflowClient) -> Iterator[Runs]:
     """One run of each DAG, under way; none of them is left when the tests are over."""
-    client.wait_for_dags([*STARTED, "sync_follows"])
+    client.wait_for_dags([*STARTED, *BY_EVENTS])
     yield {dag_id: client.trigger(dag_id) for dag_id in STARTED}
-    for dag_id in (*STARTED, "sync_follows"):
+    for dag_id in (*STARTED, *BY_EVENTS):
         for run in client.runs(dag_id):
             if run["state"] not in ("success", "failed"):
                 with suppress(httpx.HTTPStatusError):  # it has just ended
@@ -136,25 +164,27 @@ def test_a_run_outlives_a_killed_worker_and_is_adopted_by_the_next_try(
     assert "Going on with the run of dies that an earlier try started" in log
 
 
-def test_both_vendors_bring_their_tables(
+def test_all_three_backends_bring_their_tables(
     client: AirflowClient, runs: Runs, fivetran: LocalFivetran, airbyte: LocalAirbyte
 ) -> None:
-    run = runs["sync_both"]
-    client.wait_for_run("sync_both", run, state="success")
-    told = client.xcom("sync_both", run, "fivetran")
+    run = runs["sync_three"]
+    client.wait_for_run("sync_three", run, state="success")
+    told = client.xcom("sync_three", run, "fivetran")
     assert told["run_id"] == fivetran.connections["shop"].history[0].sync_id
-    assert client.xcom("sync_both", run, "fresh")["run_id"] == told["run_id"]
-    assert client.xcom("sync_both", run, "airbyte")["rows"] == 42
+    assert client.xcom("sync_three", run, "fresh")["run_id"] == told["run_id"]
+    assert client.xcom("sync_three", run, "airbyte")["rows"] == 42
+    embedded = client.xcom("sync_three", run, "embedded")
+    assert (embedded["backend"], embedded["tables"]["parcels"]["rows"]) == ("dlt", 7)
     events = client.asset_events("sync/it_fivetran/shop/shop_public.orders")
     assert [event["extra"]["run_id"] for event in events] == [told["run_id"]]
     # A table that the DAG does not name has its event through the alias; no DAG names it, so it is not active.
-    by_alias = client.request("GET", "/assets/events", params={"source_dag_id": "sync_both", "limit": 100})
+    by_alias = client.request("GET", "/assets/events", params={"source_dag_id": "sync_three", "limit": 100})
     names = {event["name"] for event in by_alias["asset_events"]}
     assert names == {
         f"sync/it_{vendor}/shop/{schema}.{table}"
         for vendor, schema in (("fivetran", "shop_public"), ("airbyte", "raw"))
         for table in ("orders", "customers")
-    }
+    } | {"sync/it_embedded/parcels"}
     for server in (fivetran, airbyte):
         assert starts(server, "shop") == 1
         assert not server.calls(status=401)
@@ -176,6 +206,24 @@ def test_the_event_of_a_table_starts_a_dag_and_a_webhook_ends_its_wait(
     [run] = client.runs("sync_follows")
     client.wait_for_run("sync_follows", run["dag_run_id"], state="success")
     assert time.monotonic() - ended < 120
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_sync_on_the_vendors_own_schedule_starts_the_dag_that_watches_it(
+    client: AirflowClient, fivetran: LocalFivetran
+) -> None:
+    crm = fivetran.connections["crm"]
+    looks = "*/connections/crm"
+    wait_until(
+        lambda: len(fivetran.calls(method="GET", path=looks)) > 1, timeout=60, what="the watcher watches"
+    )
+    crm.created = fivetran.now() - 3600  # its hour is over
+    [run] = wait_until(lambda: client.runs("sync_watched"), timeout=60, what="the DAG starts")
+    client.wait_for_run("sync_watched", run["dag_run_id"], state="success")
+    [told] = client.xcom("sync_watched", run["dag_run_id"], "told")
+    assert (told["sync"], told["status"]) == ("crm", "succeeded")
+    assert datetime.fromisoformat(told["ended"]).timestamp() == pytest.approx(crm.succeeded, abs=1e-3)
+    assert not starts(fivetran, "crm")
 
 
 def test_the_connections_can_be_tested(client: AirflowClient, fivetran: LocalFivetran) -> None:
