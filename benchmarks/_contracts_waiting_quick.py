@@ -55,7 +55,8 @@ def quick_part(work: Path, report: Report) -> None:
             triggers.verdict_store = given
     name = f"{WAITERS:,} waiters on {CONTRACTS} contracts of a shared database"
     report.bar(f"questions per poll of {name}", reads, "<=", 1, unit="queries")
-    report.bar(f"release of all {name}, less the interval", seconds - POLL, "<=", 10, unit="s")
+    # a few hundred a second: a real triggerer does not write more
+    report.bar(f"release of all {name}, less the interval", seconds - POLL, "<=", 40, unit="s")
     report.bar(f"memory of {name}", memory, "<=", 250, unit="MB")
 
 

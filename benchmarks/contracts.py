@@ -10,6 +10,7 @@ from types import FrameType
 
 from benchmarks._contracts_diff import diff_part
 from benchmarks._contracts_judge import files_part, judge_part
+from benchmarks._contracts_release import release_part
 from benchmarks._contracts_waiting import waiting_part
 from benchmarks.report import Report
 
@@ -17,6 +18,7 @@ PARTS: Mapping[str, Callable[..., None]] = {
     "judge": judge_part,
     "files": files_part,
     "waiting": waiting_part,
+    "release": release_part,
     "diff": diff_part,
 }
 

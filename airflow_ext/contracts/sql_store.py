@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 
 from airflow_ext.contracts.head import Entry, Head, Promise
@@ -49,6 +51,8 @@ MAX_BYTES = 1_000_000
 _CHUNK = 200
 _LOCK = 7_276_145
 """Any number of our own: PostgreSQL's ``CREATE TABLE IF NOT EXISTS`` fails if two run it at once."""
+_READERS = ThreadPoolExecutor(4, thread_name_prefix="verdicts")
+"""Threads of our own: a triggerer writes each trigger's log lines in those of its loop, and waits there for them."""
 _NO_TABLE = ("UndefinedTable", "no such table")
 _DENIED = ("InsufficientPrivilege", "InvalidSchemaName", "readonly database", "not authorized")
 
@@ -219,7 +223,8 @@ class SqlVerdictStore:
         try:
             async with asyncio.timeout(READ_SECONDS):
                 await self._opener.aprepare()
-                return await asyncio.to_thread(work)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(_READERS, copy_context().run, work)
         except Exception as exc:
             raise self._translated(exc) from exc
 

@@ -113,10 +113,18 @@ class LocalAirflow:
         # -P: a folder of the home, which is the working folder, must not pass for a package.
         return [self.python, "-P", "-m", "airflow"]
 
-    def start_component(self, name: str) -> None:
-        """Start one of :data:`COMPONENTS`."""
-        self._components[name] = self._processes.spawn(
-            [*self._airflow, name], log=self.log_of(name), env=self._environment
+    def start_component(
+        self, name: str, *options: str, called: str | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        """Start one of :data:`COMPONENTS`.
+
+        :param options: Further words of its command, such as ``--skip-serve-logs``.
+        :param called: Name of this one, where several run; default its own.
+        :param env: Environment of this one alone.
+        """
+        known = called or name
+        self._components[known] = self._processes.spawn(
+            [*self._airflow, name, *options], log=self.log_of(known), env={**self._environment, **(env or {})}
         )
 
     def kill_component(self, name: str, signal_number: signal.Signals = signal.SIGKILL) -> None:

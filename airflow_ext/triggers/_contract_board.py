@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+import zlib
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 from airflow.sdk.observability import stats
 
 from airflow_ext.contracts.head import Entry, Head
-from airflow_ext.contracts.store import Key, VerdictStore
+from airflow_ext.contracts.store import HEAD, READ_SECONDS, Key, VerdictStore
 from airflow_ext.contracts.terms import LATEST
 from airflow_ext.contracts.verdict import Verdict
 from airflow_ext.contracts.waiting import Known
 from airflow_ext.exceptions import StoreUnavailableError
 
 MAX_BACKOFF = 60.0
+TURNS, MIN_TURN = 20, 1.0
+"""Turns that a poll interval is divided into, and how many seconds one takes at least."""
 DIRECT_SHARE = 10
 """One in so many polls reads a verdict for which the head has no news: its entry may have been pushed out of
 the head, or a publisher of another partition may have written back an older one. With many partitions per
 contract it is rarer, so that waiters never cost much more than one read per contract and poll.
 """
+
+AT_ONCE = 500
+PAUSE = 1.0
+"""Seconds after which a triggerer has fetched the events of its triggers; see :meth:`Board._release`."""
 
 Waiter = asyncio.Future[None]
 
@@ -40,6 +50,9 @@ class Board:
     _entries: dict[Key, Entry | None] = field(default_factory=dict)
     _waiters: dict[Key, set[Waiter]] = field(default_factory=dict)
     _direct: dict[Key, None] = field(default_factory=dict)
+    _read_heads: int = 0
+    _woken: int = 0
+    _asked: asyncio.Task[None] | None = None
 
     @property
     def known(self) -> Known:
@@ -85,13 +98,52 @@ class Board:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    async def poll(self, store: VerdictStore) -> None:
-        """Read what may have changed and tell those who wait for it, each contract as soon as it is read."""
+    async def _release(self, keys: set[Key]) -> None:
+        """Wake those who wait for some keys, a few hundred at a time.
+
+        A triggerer writes the events of its triggers one by one, some milliseconds each, and all that it has before
+        it gives a sign of life: given thousands at once it counts as dead, and others start its triggers again. So
+        it is asked something after each few hundred, and the next but one wait for the answer.
+        """
+        for waiter in [waiter for key in keys for waiter in self._waiters.get(key, ())]:
+            if self._woken >= AT_ONCE:
+                self._woken = 0
+                await asyncio.sleep(PAUSE)
+                if self._asked is not None:
+                    await self._asked
+                self._asked = asyncio.create_task(_ask(next(iter(keys))[0]))
+            if not waiter.done():
+                waiter.set_result(None)
+                self._woken += 1
+
+    def due(self, after: float, until: float, poll_interval: float) -> set[str]:
+        """Return the contracts whose moment came between two moments, and those not read yet.
+
+        Each has its own in the interval, so that neither are two hundred read in a row, while the triggerer has no
+        answer for anybody else, nor are all waiters released together that were told of at once.
+        """
+        found = set()
+        for asset in {asset for asset, _ in self.wanted}:
+            own = zlib.crc32(asset.encode()) / 2**32 * poll_interval
+            came = math.floor((until - own) / poll_interval) > math.floor((after - own) / poll_interval)
+            if came or not (asset in self.heads or asset in self.failing):
+                found.add(asset)
+        return found
+
+    async def poll(self, store: VerdictStore, assets: Collection[str] | None = None) -> None:
+        """Read what may have changed and tell those who wait for it, each contract as soon as it is read.
+
+        :param assets: Contracts to read; ``None`` for all that somebody waits for.
+        """
+        self._woken = 0
         partitions: dict[str, list[str]] = {}
         for asset, partition in self.wanted:
-            partitions.setdefault(asset, []).append(partition)
+            if assets is None or asset in assets:
+                partitions.setdefault(asset, []).append(partition)
+        if not partitions:
+            return
         before = store.reads
-        direct = set() if store.exact else self._due_directly(len(partitions))
+        direct = set() if store.exact else self._due_directly(partitions)
         unread: dict[str, set[Key]] = {}
         async for asset, head in store.aheads({asset: self.heads.get(asset) for asset in partitions}):
             if isinstance(head, StoreUnavailableError):
@@ -105,12 +157,13 @@ class Board:
         self.polls += 1
         stats.incr("airflow_ext.contracts.store_reads", store.reads - before)
 
-    def _due_directly(self, contracts: int) -> set[Key]:
-        """Return the keys longest not read, a tenth as many as there are contracts."""
+    def _due_directly(self, partitions: Mapping[str, list[str]]) -> set[Key]:
+        """Return the keys longest not read of some contracts, a tenth as many as there are contracts."""
         for key in self.wanted:
             self._direct.setdefault(key)
-        share = contracts * (self.polls + 1) // DIRECT_SHARE - contracts * self.polls // DIRECT_SHARE
-        chosen = list(self._direct)[:share]
+        self._read_heads += len(partitions)
+        share = self._read_heads // DIRECT_SHARE - (self._read_heads - len(partitions)) // DIRECT_SHARE
+        chosen = [key for key in self._direct if key[0] in partitions][:share]
         for key in chosen:
             self._direct[key] = self._direct.pop(key)
         return set(chosen)
@@ -148,7 +201,7 @@ class Board:
             if verdict is not None and verdict != self.verdicts.get(key):
                 self.verdicts[key] = verdict
                 changed.add(key)
-        self._tell(changed)
+        await self._release(changed)
 
     def _fail(self, asset: str, partitions: list[str], exc: StoreUnavailableError) -> None:
         since = self.failing.get(asset, (time.monotonic(), ""))[0]
@@ -157,22 +210,40 @@ class Board:
         if first:  # they must know from when to count
             self._tell({(asset, partition) for partition in partitions})
 
-    def backoff(self, poll_interval: float, spent: float = 0.0) -> float:
-        """Return the seconds until the next poll: longer and longer while nothing at all can be read.
-
-        :param spent: Seconds that the last poll took; polls begin ``poll_interval`` apart.
-        """
+    @property
+    def blind(self) -> bool:
+        """Whether nothing at all can be read of what somebody waits for."""
         assets = {asset for asset, _ in self.wanted}
-        if not assets or not assets <= set(self.failing):
-            return max(poll_interval - spent, poll_interval / DIRECT_SHARE)
+        return bool(assets) and assets <= set(self.failing)
+
+    def backoff(self, poll_interval: float) -> float:
+        """Return the seconds until the next poll of a blind board: longer and longer."""
         longest = max(time.monotonic() - since for since, _ in self.failing.values())
         return min(max(poll_interval, longest), max(poll_interval, MAX_BACKOFF))
 
 
+async def _ask(asset: str) -> None:
+    """Return once the triggerer has time to answer whatever question."""
+    with suppress(Exception):  # a refusal is an answer too
+        async with asyncio.timeout(READ_SECONDS):
+            await AssetStateStoreAccessor(name=asset).aget(HEAD)
+
+
 async def polls(board: Board, store: VerdictStore, poll_interval: float) -> AsyncGenerator[Any, None]:
-    """Poll for ever; what is new is told through the board, to nobody but those who wait for it."""
+    """Poll for ever; what is new is told through the board, to nobody but those who wait for it.
+
+    Each contract is read once per interval: all together where one question does for all, else each in its turn.
+    """
     yield None
+    turn = poll_interval if store.exact else min(poll_interval, max(poll_interval / TURNS, MIN_TURN))
+    last: float | None = None
     while True:
-        started = time.monotonic()
-        await board.poll(store)
-        await asyncio.sleep(board.backoff(poll_interval, time.monotonic() - started))
+        now = time.monotonic()
+        together = last is None or turn == poll_interval
+        await board.poll(store, None if together or last is None else board.due(last, now, poll_interval))
+        if board.blind:
+            last = None
+            await asyncio.sleep(board.backoff(poll_interval))
+        else:
+            last = now
+            await asyncio.sleep(max(turn - (time.monotonic() - now), turn / DIRECT_SHARE))

@@ -18,7 +18,7 @@ with DAG("upstream", schedule=None):
     EmptyOperator(task_id="done")
 
 with DAG("waiting", schedule=None, start_date=datetime(2013, 1, 1, tzinfo=UTC)):
-    # A triggerer takes one XCom per turn of its loop, whoever pushes it; what is measured here is the waiting.
+    # A triggerer takes one XCom per turn of its loop, whoever pushes it; some of the copies do.
     ContractSensor(
         task_id="contract",
         contract="bench0>=1,<2",

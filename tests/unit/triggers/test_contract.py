@@ -13,8 +13,10 @@ import pytest
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
 from airflow_ext.contracts import Status, Verdict
+from airflow_ext.contracts.head import Head
 from airflow_ext.contracts.partition import PartitionRule
 from airflow_ext.hooks.verdict_store import verdict_store
+from airflow_ext.triggers import _contract_board as board_module
 from airflow_ext.triggers import contract as module
 from airflow_ext.triggers._contract_board import Board
 from airflow_ext.triggers.contract import ContractTrigger, parse_event
@@ -300,11 +302,73 @@ def test_a_waiter_that_is_cancelled_leaves_nothing_behind(server: AssetStateServ
 def test_polling_slows_down_while_nothing_can_be_read() -> None:
     board = Board()
     board.join(((ASSET, DAY),))
-    assert board.backoff(30) == 30
+    assert not board.blind
     board.failing[ASSET] = (time.monotonic() - 45, "down")
+    assert board.blind
     assert 44 < board.backoff(30) < 60
     board.failing[ASSET] = (time.monotonic() - 4500, "down")
     assert board.backoff(30) == 60
+
+
+def test_contracts_have_their_moments_all_over_the_interval() -> None:
+    board = Board()
+    board.heads = {f"contract/c{n}/v1": Head() for n in range(200)}
+    board.join(tuple((asset, DAY) for asset in board.heads))
+    turns = [board.due(1000 + 1.5 * n, 1000 + 1.5 * (n + 1), 30) for n in range(40)]
+    assert sorted(asset for due in turns[:20] for asset in due) == sorted(board.heads)
+    assert turns[:20] == turns[20:]
+    assert max(map(len, turns)) < 30
+    assert board.due(1000, 1030, 30) == set(board.heads)
+    board.join((("contract/new/v1", DAY),))
+    assert "contract/new/v1" in board.due(1000, 1000.1, 30)
+
+
+def test_a_contract_that_is_not_read_yet_is_not_left_until_its_moment(server: AssetStateServer) -> None:
+    publish()
+
+    async def scenario() -> float:
+        triggerer = Triggerer()
+        patient = triggerer.start(trigger(contract="others>=1,<2", poll_interval=2 * IN_TIME))
+        await settle()
+        started = time.monotonic()
+        await asyncio.wait_for(triggerer.start(trigger(poll_interval=2 * IN_TIME)), IN_TIME)
+        patient.cancel()
+        await asyncio.wait({patient})
+        return time.monotonic() - started
+
+    assert asyncio.run(scenario()) < IN_TIME
+
+
+def test_many_are_released_a_few_hundred_at_a_time(
+    server: AssetStateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next but one wait until the triggerer has answered what it was asked after them."""
+    monkeypatch.setattr(board_module, "PAUSE", 0.01)
+    publish(partition="2013-01-04")
+    answer, asked = asyncio.Event(), []
+
+    async def asend(msg: Any) -> Any:
+        if msg.key == "head" and (ASSET, f"p/{DAY}") in server.values:
+            asked.append(msg)
+            if len(asked) > 1:  # not the poll's own
+                await answer.wait()
+        return server.send(msg)
+
+    async def scenario() -> None:
+        triggerer = Triggerer()
+        tasks = [triggerer.start(trigger()) for _ in range(3 * board_module.AT_ONCE)]
+        await settle()
+        monkeypatch.setattr(server, "asend", asend)
+        publish()
+        done: set[Any] = set()
+        while len(done) < 2 * board_module.AT_ONCE:
+            done, _ = await asyncio.wait(tasks, timeout=POLL)
+        done, _ = await asyncio.wait(tasks, timeout=5 * POLL)
+        assert len(done) == 2 * board_module.AT_ONCE
+        answer.set()
+        await asyncio.wait_for(asyncio.gather(*tasks), IN_TIME)
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
