@@ -128,7 +128,7 @@ class ContractPublishOperator(BaseOperator):
             raise AirflowFailException(str(exc)) from exc
         self._published = verdict
         contract_metrics.record(verdict)
-        notices.tell(context, self.contract, verdict)
+        notices.tell(context, self.contract, verdict, store=store)
         for skipped in verdict.skipped:
             self.log.info("Not judged: %s", skipped)
         if not verdict.status.holds:

@@ -14,13 +14,15 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, A
 
 from airflow_ext.contracts import ContractRange, Status, report
 from airflow_ext.contracts.intervals import asked
+from airflow_ext.contracts.lateness import Late, overdue
 from airflow_ext.contracts.partition import DEFAULT_FORMAT, DEFAULT_TIMEZONE, PartitionRule
 from airflow_ext.contracts.registry import missing
-from airflow_ext.contracts.store import VerdictStore
+from airflow_ext.contracts.store import Key, VerdictStore
 from airflow_ext.contracts.terms import GO, LAST_GOOD, WAIT, Terms, Wanted
-from airflow_ext.contracts.waiting import Decision, Seen, last_good, look_in_store
+from airflow_ext.contracts.waiting import Decision, Seen, decide, last_good, read_known
 from airflow_ext.exceptions import InvalidContractError, InvalidError, StoreUnavailableError
 from airflow_ext.hooks.verdict_store import verdict_store
+from airflow_ext.notifications import contract as notices
 from airflow_ext.sensors._contract_schedule import ContractSchedule
 from airflow_ext.triggers.contract import OUTAGE_SECONDS, ContractTrigger, parse_event
 
@@ -190,6 +192,8 @@ class ContractSensor(BaseSensorOperator):
         self._exists = False
         self._failing_since: float | None = None
         self._last_seen = Seen(Status.NOT_PUBLISHED)
+        self._late: list[Late] = []
+        self._told: set[Key] = set()
 
     def execute(self, context: Context) -> Any:
         """Look once, then wait.
@@ -210,6 +214,7 @@ class ContractSensor(BaseSensorOperator):
             self.log.warning("%s; the trigger goes on trying", exc)
             decision = Decision(WAIT, Seen(Status.STORE_UNAVAILABLE))
         if decision.action != WAIT:
+            self._tell_late(context, decision)
             try:
                 return self._finish(wanted, decision)
             except AirflowFailException as exc:
@@ -227,6 +232,7 @@ class ContractSensor(BaseSensorOperator):
                 end_task=not self.outlets,
                 push_xcom=self.do_xcom_push,
                 store_conn_id=self.store_conn_id,
+                tell_late=not _is_backfill(context),
             ),
             method_name="execute_complete",
             kwargs={"wanted": wanted.to_dict()},
@@ -234,12 +240,13 @@ class ContractSensor(BaseSensorOperator):
         )
         return None  # never reached: deferring raises
 
-    def execute_complete(self, context: Context, event: Any, wanted: Mapping[str, Any]) -> Any:  # noqa: ARG002  Airflow passes it
+    def execute_complete(self, context: Context, event: Any, wanted: Mapping[str, Any]) -> Any:
         """End as the trigger saw it, unless a last look finds better."""
         decision, timed_out = parse_event(event)
         asked_for = Wanted.from_dict(wanted)
         try:
-            now = look_in_store(asked_for, self._store(), time.time())
+            now = self._look(asked_for)
+            self._tell_late(context, now)
         except StoreUnavailableError as exc:
             self.log.warning("%s; what the trigger saw counts", exc)
             if decision.seen.status is Status.STORE_UNAVAILABLE and not timed_out:
@@ -274,13 +281,14 @@ class ContractSensor(BaseSensorOperator):
                 raise
             decision = Decision(WAIT, Seen(Status.STORE_UNAVAILABLE, detail=str(exc)))
         self._last_seen = decision.seen
+        self._tell_late(context, decision)
         if decision.action == WAIT:
             self._tell(wanted, decision.seen)
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._finish(wanted, decision))
 
     def _look_at(self, wanted: Wanted) -> Decision:
-        decision = look_in_store(wanted, self._store(), time.time())
+        decision = self._look(wanted)
         if decision.action != WAIT or self._exists:
             return decision
         folder = self.contracts or conf.get("airflow_ext", "contracts_folder", fallback="")
@@ -292,6 +300,20 @@ class ContractSensor(BaseSensorOperator):
                 self.log.warning("Whether %s exists is not known: %s", self.wanted.id, exc)
         self._exists = True
         return decision
+
+    def _look(self, wanted: Wanted) -> Decision:
+        known, now = read_known(wanted, self._store()), time.time()
+        self._late = overdue(wanted, known, now)[0]
+        return decide(wanted, known, now)
+
+    def _tell_late(self, context: Context, decision: Decision) -> None:
+        """Tell of what is late, unless nobody would have missed it then."""
+        news = [each for each in self._late if each.key not in self._told]
+        if decision.action == GO or not news or _is_backfill(context) or not notices.somebody_listens():
+            return
+        self._told |= {each.key for each in news}
+        ti = context["ti"]
+        notices.tell_late(news, self._store(), seen_by=f"DAG {ti.dag_id}, task {ti.task_id}")
 
     def _store(self) -> VerdictStore:
         return verdict_store(self.store_conn_id)
@@ -357,6 +379,10 @@ class ContractSensor(BaseSensorOperator):
                 return answer
             text = f"{text}\n  and there is no good partition to fall back on"
         raise AirflowSensorTimeout(text) from cause or error
+
+
+def _is_backfill(context: Context) -> bool:
+    return bool(getattr(context.get("dag_run"), "run_type", "") == "backfill")
 
 
 def _check_together(partition: str | None, interval: str | None, terms: Terms) -> None:

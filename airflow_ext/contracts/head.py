@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_ext.contracts.availability import Availability
 from airflow_ext.contracts.partition import PartitionRule
+from airflow_ext.contracts.recipients import MAX_RECIPIENTS, Recipient, all_recipients
 from airflow_ext.contracts.verdict import MAX_TEXT, Status
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Promise:
     :param end_of_life: ISO date or time after which nothing is published any more, empty if not said.
     :param owner: Who answers for the data.
     :param support: Where to ask.
+    :param tell: Who is told when a partition is late; a waiter that sees it has no contract file.
     """
 
     available: Availability | None = None
@@ -50,6 +52,7 @@ class Promise:
     end_of_life: str = ""
     owner: str = ""
     support: str = ""
+    tell: tuple[Recipient, ...] = ()
 
     @classmethod
     def of(cls, contract: Contract) -> Promise:
@@ -63,6 +66,8 @@ class Promise:
             end_of_life=levels.end_of_life.isoformat() if levels.end_of_life else "",
             owner=contract.owner[:MAX_TEXT],
             support=contract.support[:MAX_TEXT],
+            # only a partition with a time can be late
+            tell=tuple(all_recipients(contract)[:MAX_RECIPIENTS]) if at else (),
         )
 
     def life(self, now: datetime, rule: PartitionRule) -> tuple[Status, str] | None:
@@ -90,6 +95,7 @@ class Promise:
             "end_of_life": self.end_of_life,
             "owner": self.owner,
             "support": self.support,
+            "tell": [one.to_list() for one in self.tell],
         }
         return {name: value for name, value in values.items() if value}
 
@@ -99,8 +105,14 @@ class Promise:
         texts = ("status", "end_of_support", "end_of_life", "owner", "support")
         return cls(
             available=Availability.from_dict(value.get("available")),
+            tell=_recipients(value.get("tell")),
             **{name: str(value.get(name, ""))[:MAX_TEXT] for name in texts},
         )
+
+
+def _recipients(value: Any) -> tuple[Recipient, ...]:
+    found = [Recipient.from_list(item) for item in value] if isinstance(value, list) else []
+    return tuple(one for one in found[:MAX_RECIPIENTS] if one is not None)
 
 
 def _passed(text: str, now: datetime, rule: PartitionRule) -> bool:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
+from airflow_ext.contracts.lateness import Late
 from airflow_ext.contracts.model import Contract
+from airflow_ext.contracts.recipients import Recipient, contact_of, support_channels, without_doubles
 from airflow_ext.contracts.settings import Consumer
-from airflow_ext.contracts.verdict import Reason, Status, Verdict
+from airflow_ext.contracts.verdict import Status, Verdict
 
 TOLD_SIZE = 200
 """Partitions of a contract whose last notice is remembered."""
-_SCOPES = ("", "notifications", "issues")
 _SHOWN = 10
-
-
-@dataclass(frozen=True)
-class Recipient:
-    """One place that is told.
-
-    :param tool: ODCS tool, such as ``slack`` or ``email``; ``other`` where none is named.
-    :param channel: Channel or address.
-    :param url: Address of the channel, empty if not said.
-    :param who: ``owner``, or the name of a consumer.
-    """
-
-    tool: str
-    channel: str
-    url: str = ""
-    who: str = "owner"
 
 
 @dataclass(frozen=True)
@@ -83,14 +67,11 @@ def notice_of(verdict: Verdict, before: str) -> Notice:
 
     :param before: What was told last.
     """
-    rows = list(_rows(verdict, before))
-    width = max(len(name) for name, _ in rows) + 2
     reasons = verdict.reasons[:_SHOWN]
     more = verdict.counts.get("failed", 0) + verdict.counts.get("warnings", 0) - len(reasons)
     lines = [f"{reason.severity}: {reason}" for reason in reasons]
     lines += [f"... and {more} more"] if more > 0 else []
-    body = "\n".join(f"{name:<{width}}{value}" for name, value in rows)
-    listed = "\n".join(f"  {line}" for line in lines)
+    rows, headline = list(_rows(verdict, before)), _headline(verdict, before)
     return Notice(
         key=f"{verdict.contract}/v{verdict.major}/{verdict.partition}/{verdict.status}/{verdict.seq}",
         contract=verdict.contract,
@@ -99,20 +80,51 @@ def notice_of(verdict: Verdict, before: str) -> Notice:
         status=str(verdict.status),
         before=before,
         subject=f"[{verdict.status}] contract {verdict.contract} {verdict.version}, partition {verdict.partition}",
-        text=f"{_headline(verdict, before)}\n\n{body}\n" + (f"\n{listed}\n" if listed else ""),
-        html=_html(verdict, before, rows, lines),
+        text=_text(headline, rows, lines),
+        html=_html(headline, rows, lines),
+    )
+
+
+def late_notice(late: Late, *, seen_by: str, now: str) -> Notice:
+    """Return what is to be told about a partition that is due and not there.
+
+    :param seen_by: Who waits for it and noticed.
+    :param now: When, for a reader.
+    """
+    what = f"{late.contract} {late.version}, partition {late.partition}"
+    headline = f"The contract {what}, is late: it was due {late.due}."
+    rows = [
+        ("State", f"{Status.LATE}, before {Status.NOT_PUBLISHED}"),
+        ("Due", f"{late.due}, grace included"),
+        ("Published last", late.last or "nothing"),
+        ("Owner", late.owner or "nobody is named"),
+        *([("Support", late.support)] if late.support else []),
+        ("Noticed", f"{now} by {seen_by or 'somebody'}, who waits for it"),
+    ]
+    return Notice(
+        key=f"{late.asset.removeprefix('contract/')}/{late.partition}/{Status.LATE}",
+        contract=late.contract,
+        version=late.version,
+        partition=late.partition,
+        status=str(Status.LATE),
+        before=str(Status.NOT_PUBLISHED),
+        subject=f"[{Status.LATE}] contract {what}",
+        text=_text(headline, rows, ()),
+        html=_html(headline, rows, ()),
     )
 
 
 def _headline(verdict: Verdict, before: str) -> str:
     what = f"{verdict.contract} {verdict.version}, partition {verdict.partition}"
     match verdict.status:
+        case Status.PASS if before == Status.LATE:
+            return f"The contract {what}, was late, is published now and holds."
         case Status.PASS:
-            return f"The contract {what} holds again (it was {before})."
+            return f"The contract {what}, holds again (it was {before})."
         case Status.WARN:
-            return f"The contract {what} holds, with warnings."
+            return f"The contract {what}, holds, with warnings."
         case _:
-            return f"The contract {what} does not hold: {verdict.status}."
+            return f"The contract {what}, does not hold: {verdict.status}."
 
 
 def _rows(verdict: Verdict, before: str) -> Iterator[tuple[str, str]]:
@@ -128,7 +140,14 @@ def _rows(verdict: Verdict, before: str) -> Iterator[tuple[str, str]]:
         yield "Link", verdict.run.url
 
 
-def _html(verdict: Verdict, before: str, rows: Iterable[tuple[str, str]], lines: Iterable[str]) -> str:
+def _text(headline: str, rows: Collection[tuple[str, str]], lines: Iterable[str]) -> str:
+    width = max(len(name) for name, _ in rows) + 2
+    body = "\n".join(f"{name:<{width}}{value}" for name, value in rows)
+    listed = "\n".join(f"  {line}" for line in lines)
+    return f"{headline}\n\n{body}\n" + (f"\n{listed}\n" if listed else "")
+
+
+def _html(headline: str, rows: Iterable[tuple[str, str]], lines: Iterable[str]) -> str:
     cells = "".join(
         '<tr><td style="padding:2px 16px 2px 0;color:#666;vertical-align:top">'
         f'{escape(name)}</td><td style="padding:2px 0">{_linked(value)}</td></tr>'
@@ -137,7 +156,7 @@ def _html(verdict: Verdict, before: str, rows: Iterable[tuple[str, str]], lines:
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return (
         '<div style="font-family:sans-serif;font-size:15px">'
-        f'<p style="font-size:17px"><b>{escape(_headline(verdict, before))}</b></p>'
+        f'<p style="font-size:17px"><b>{escape(headline)}</b></p>'
         f"<table>{cells}</table>{f'<ul>{items}</ul>' if items else ''}</div>"
     )
 
@@ -153,19 +172,14 @@ def recipients(contract: Contract, verdict: Verdict) -> list[Recipient]:
     A channel whose ``scope`` is ``interactive`` or ``announcements`` is for people and is left alone. A consumer is
     told of what breaks a column it uses, and of the repair; not of warnings.
     """
-    found = [
-        Recipient(str(item.get("tool") or "other").lower(), str(item["channel"]), str(item.get("url") or ""))
-        for item in contract.document.get("support") or ()
-        if str(item.get("scope") or "").lower() in _SCOPES
-    ]
+    found = support_channels(contract)
     if verdict.status is not Status.WARN:
         found += [
-            _contact(consumer)
+            contact_of(consumer)
             for consumer in contract.consumers
             if consumer.contact and concerns(consumer, verdict)
         ]
-    unique = {(one.tool, one.channel): one for one in reversed(found)}
-    return [one for one in found if unique[one.tool, one.channel] is one]
+    return without_doubles(found)
 
 
 def concerns(consumer: Consumer, verdict: Verdict) -> bool:
@@ -174,24 +188,7 @@ def concerns(consumer: Consumer, verdict: Verdict) -> bool:
     hidden = verdict.counts.get("failed", 0) > len(errors)
     if not consumer.uses or not errors or hidden:
         return True
-    return any(_touches(reason, consumer.uses) for reason in errors)
-
-
-def _touches(reason: Reason, uses: Iterable[str]) -> bool:
-    if not reason.columns:
-        return True
-    names = {name for column in reason.columns for name in (column, f"{reason.table}.{column}")}
-    return bool(names & set(uses))
-
-
-def _contact(consumer: Consumer) -> Recipient:
-    tool, colon, channel = consumer.contact.partition(":")
-    if colon and re.fullmatch(r"[a-z]+", tool) and not channel.startswith("//"):
-        return Recipient(tool, channel.strip(), who=consumer.name)
-    if "@" in consumer.contact[1:] and not consumer.contact.startswith("#"):
-        return Recipient("email", consumer.contact, who=consumer.name)
-    tool = "slack" if consumer.contact.startswith("#") else "other"
-    return Recipient(tool, consumer.contact, who=consumer.name)
+    return any(reason.touches(consumer.uses) for reason in errors)
 
 
 def told_before(told: Any, verdict: Verdict, earlier: Verdict | None) -> str:

@@ -1,9 +1,10 @@
-"""Verdicts in two tables of a database that several Airflows can share.
+"""Verdicts in tables of a database that several Airflows can share.
 
 ``ext_verdicts`` has a row per publication, ``ext_verdict_heads`` one per major version of a contract, with the
 same ``head`` as in asset state. A publisher changes the head only if it is still the one it read, and writes
 the verdict in the same transaction, so that of many publishers none overwrites another. All waiters together
-cost one query per poll, whatever the number of contracts.
+cost one query per poll, whatever the number of contracts. ``ext_verdict_late`` has a row per partition that somebody
+told, or is about to tell, is late.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 
+from airflow_ext.contracts.claims import LEASE_SECONDS, Claim
 from airflow_ext.contracts.head import Entry, Head, Promise
 from airflow_ext.contracts.partition import PartitionRule
 from airflow_ext.contracts.ranges import asset_name
@@ -43,12 +45,21 @@ DDL = (
     seq BIGINT NOT NULL,
     head TEXT NOT NULL
 )""",
+    """CREATE TABLE IF NOT EXISTS ext_verdict_late (
+    asset VARCHAR(300) NOT NULL,
+    partition_key VARCHAR(250) NOT NULL,
+    token VARCHAR(100) NOT NULL,
+    claimed_at BIGINT NOT NULL,
+    told INTEGER NOT NULL,
+    PRIMARY KEY (asset, partition_key)
+)""",
 )
 """What the store needs; made by the first publisher, or beforehand by whoever may."""
 
 ATTEMPTS = 50
 MAX_BYTES = 1_000_000
 _CHUNK = 200
+_LATE_DAYS = 30
 _LOCK = 7_276_145
 """Any number of our own: PostgreSQL's ``CREATE TABLE IF NOT EXISTS`` fails if two run it at once."""
 _READERS = ThreadPoolExecutor(4, thread_name_prefix="verdicts")
@@ -219,6 +230,37 @@ class SqlVerdictStore:
         """Return the verdicts of partitions that have one, from a trigger."""
         return await self._in_thread(lambda: self.verdicts(keys))
 
+    def claim_late(self, keys: Collection[Key], *, token: str, now: float) -> dict[Key, Claim]:
+        """Ask to be the one who tells that partitions are late.
+
+        :raises DeniedError: If this connection may not write.
+        """
+        asked = list(keys)
+        found = self._work(
+            lambda session: [_claim(session, key, token, now) for key in sorted(asked)], write=True
+        )
+        return dict(zip(sorted(asked), found or (), strict=True))
+
+    def note_late_told(self, asset: str, partition: str, *, token: str, now: float) -> None:
+        """Write down that the notice went out."""
+
+        def note(session: _Session) -> None:
+            session.run(
+                "UPDATE ext_verdict_late SET told = 1, token = ? WHERE asset = ? AND partition_key = ?",
+                [token, asset, partition],
+            )
+            session.run(
+                "DELETE FROM ext_verdict_late WHERE asset = ? AND claimed_at < ?",
+                [asset, int(now) - _LATE_DAYS * 86_400],
+            )
+
+        self._work(note, write=True)
+
+    def late_claimed(self, asset: str, partition: str) -> bool:
+        """Say whether somebody told, or is about to tell, that a partition is late."""
+        sql = "SELECT told FROM ext_verdict_late WHERE asset = ? AND partition_key = ?"
+        return bool(self._read(sql, [asset, partition]))
+
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
             async with asyncio.timeout(READ_SECONDS):
@@ -293,7 +335,7 @@ class SqlVerdictStore:
         if _is(exc, _DENIED):
             return DeniedError(
                 f"Connection {self._opener.name!r} may not make or write the tables of verdicts: grant it that, or "
-                "make ext_verdicts and ext_verdict_heads beforehand (airflow_ext.contracts.sql_store.DDL)"
+                "make them beforehand (airflow_ext.contracts.sql_store.DDL)"
             )
         return self._unavailable(exc)
 
@@ -304,6 +346,25 @@ class SqlVerdictStore:
             f"The verdicts in connection {self._opener.name!r} cannot be reached: {type(exc).__name__}: {what}",
             service=self._opener.name,
         )
+
+
+def _claim(session: _Session, key: Key, token: str, now: float) -> Claim:
+    made = session.run(
+        "INSERT INTO ext_verdict_late (asset, partition_key, token, claimed_at, told) VALUES (?, ?, ?, ?, 0) "
+        "ON CONFLICT DO NOTHING",
+        [*key, token, int(now)],
+    )
+    if made == 1:
+        return Claim.MINE
+    taken_over = session.run(
+        "UPDATE ext_verdict_late SET token = ?, claimed_at = ? "
+        "WHERE asset = ? AND partition_key = ? AND told = 0 AND claimed_at < ?",
+        [token, int(now), *key, int(now - LEASE_SECONDS)],
+    )
+    if taken_over == 1:
+        return Claim.MINE
+    sql = "SELECT told FROM ext_verdict_late WHERE asset = ? AND partition_key = ?"
+    return Claim.TOLD if any(told for (told,) in session.rows(sql, key)) else Claim.OTHERS
 
 
 def _is(exc: BaseException, words: Sequence[str]) -> bool:

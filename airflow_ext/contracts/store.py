@@ -8,7 +8,9 @@ Per major version of a contract one asset, and in its state
     status, number and version of the 200 partitions published last. It is small, so a waiter for one
     partition, or ten thousand waiters for two hundred, learn of a change by reading one key,
 ``old``
-    the partitions that have left the head, so that their verdicts can be deleted in the end.
+    the partitions that have left the head, so that their verdicts can be deleted in the end,
+``late/<partition>``, ``late``
+    who tells that a partition is late, see :mod:`airflow_ext.contracts.claims`.
 
 Airflow has no compare-and-set here. A publisher that finds its entry gone right after writing ``head``
 (two partitions were published in the same moment) writes it again. One that wrote ``head`` from an older
@@ -21,10 +23,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from airflow_ext.contracts import claims
+from airflow_ext.contracts.claims import Claim
 from airflow_ext.contracts.head import HEAD_SIZE, Entry, Head, Promise
 from airflow_ext.contracts.partition import PartitionRule
 from airflow_ext.contracts.ranges import asset_name
@@ -84,6 +89,19 @@ class VerdictStore(Protocol):
     async def averdicts(self, keys: Collection[Key]) -> dict[Key, Verdict]:
         """Return the verdicts of partitions that have one, from a trigger."""
 
+    def claim_late(self, keys: Collection[Key], *, token: str, now: float) -> dict[Key, Claim]:
+        """Ask to be the one who tells that partitions are late; of all who ask, one may.
+
+        :param token: Tells this claimer from all others.
+        :param now: Seconds since the epoch.
+        """
+
+    def note_late_told(self, asset: str, partition: str, *, token: str, now: float) -> None:
+        """Write down that the notice went out."""
+
+    def late_claimed(self, asset: str, partition: str) -> bool:
+        """Say whether somebody told, or is about to tell, that a partition is late."""
+
 
 class AssetState(Protocol):
     """The part of Airflow's ``AssetStateStoreAccessor`` that is used."""
@@ -106,13 +124,21 @@ class AssetVerdictStore:
 
     :param state_of: Returns the state of the asset with a name.
     :param kept: Partitions of one major version whose verdicts are kept, at least 200.
+    :param settle: Waits so many seconds.
     """
 
     exact = False
     batch = 1
 
-    def __init__(self, state_of: Callable[[str], AssetState], *, kept: int = KEPT) -> None:
+    def __init__(
+        self,
+        state_of: Callable[[str], AssetState],
+        *,
+        kept: int = KEPT,
+        settle: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._state_of = state_of
+        self._settle = settle
         self._kept = kept
         self.reads = 0
 
@@ -209,6 +235,21 @@ class AssetVerdictStore:
             except ValueError as exc:
                 raise _broken(asset, exc) from exc
         return found
+
+    def claim_late(self, keys: Collection[Key], *, token: str, now: float) -> dict[Key, Claim]:
+        """Ask to be the one who tells that partitions are late; takes five seconds where nobody did yet."""
+        with _answering(", ".join(sorted({asset for asset, _ in keys}))):
+            return claims.claim(self._state_of, keys, token=token, now=now, settle=self._settle)
+
+    def note_late_told(self, asset: str, partition: str, *, token: str, now: float) -> None:
+        """Write down that the notice went out."""
+        with _answering(asset):
+            claims.note_told(self._state_of(asset), partition, token=token, now=now)
+
+    def late_claimed(self, asset: str, partition: str) -> bool:
+        """Say whether somebody told, or is about to tell, that a partition is late."""
+        with _answering(asset):
+            return self._state_of(asset).get(claims.name_of(partition)) is not None
 
     async def _ask(self, asset: str, key: str) -> Any:
         self.reads += 1

@@ -201,9 +201,8 @@ def _of_verdict(asset: str, verdict: Verdict, known: Known, now: float) -> Seen:
 
 
 def _unpublished(wanted: Wanted, partition: str, known: Known, now: float) -> tuple[Seen, float | None]:
-    heads = {asset: known.heads[asset] for asset in wanted.range.assets if asset in known.heads}
-    spoken = {asset: head for asset, head in heads.items() if head.rule is not None}
-    speaker = spoken[max(spoken)] if spoken else Head()
+    spoken = _spoken(wanted, known)
+    speaker = speaker_of(wanted, known)[1]
     base = Seen(Status.NOT_PUBLISHED, owner=speaker.promise.owner, support=speaker.promise.support)
     lives = [head.promise.life(_moment(now), head.rule) for head in spoken.values() if head.rule]
     if spoken and all(life is not None and life[0] is Status.WITHDRAWN for life in lives):
@@ -220,6 +219,16 @@ def _unpublished(wanted: Wanted, partition: str, known: Known, now: float) -> tu
         return base, due.timestamp() + 1
     detail = f"due {due.astimezone(rule.zone).isoformat(timespec='seconds')}, grace included"
     return replace(base, status=Status.LATE, detail=detail), None
+
+
+def _spoken(wanted: Wanted, known: Known) -> dict[str, Head]:
+    heads = {asset: known.heads[asset] for asset in wanted.range.assets if asset in known.heads}
+    return {asset: head for asset, head in heads.items() if head.rule is not None}
+
+
+def speaker_of(wanted: Wanted, known: Known) -> tuple[str, Head]:
+    """Return asset and head of the highest major in the range that ever published; empty ones without."""
+    return next(reversed(_spoken(wanted, known).items()), ("", Head()))
 
 
 def _latest(wanted: Wanted, known: Known, now: float) -> Decision:
@@ -281,13 +290,21 @@ def look_in_store(wanted: Wanted, store: VerdictStore, now: float) -> Decision:
 
     :raises StoreUnavailableError: If the store does not answer.
     """
+    return decide(wanted, read_known(wanted, store), now)
+
+
+def read_known(wanted: Wanted, store: VerdictStore) -> Known:
+    """Read what is known of a consumer's partitions.
+
+    :raises StoreUnavailableError: If the store does not answer.
+    """
     heads = {asset: store.head(asset) for asset in wanted.range.assets}
     if wanted.latest:
         found = newest_good(wanted, heads, until=None)
         keys = [found[:2]] if found else []
     else:
         keys = [(asset, partition) for asset in wanted.range.assets for partition in wanted.partitions]
-    return decide(wanted, Known(heads, store.verdicts(keys)), now)
+    return Known(heads, store.verdicts(keys))
 
 
 def last_good(wanted: Wanted, store: VerdictStore) -> Verdict | None:

@@ -12,22 +12,29 @@ A key ``tool:channel`` is for one channel only, ``*`` for whatever has no other.
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import re
+import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_ext.contracts.notice import Notice, Recipient, notice_of, recipients, remember, told_before
+from airflow_ext.contracts.claims import Claim
+from airflow_ext.contracts.notice import Notice, late_notice, notice_of, recipients, remember, told_before
 from airflow_ext.contracts.ranges import asset_name
-from airflow_ext.exceptions import InvalidError
+from airflow_ext.contracts.recipients import Recipient
+from airflow_ext.contracts.verdict import Status
+from airflow_ext.exceptions import DeniedError, InvalidError
+from airflow_ext.notifications._message import message_fields
 from airflow_ext.sla.channel import Channel, load
 
 if TYPE_CHECKING:
+    from airflow_ext.contracts.lateness import Late
     from airflow_ext.contracts.model import Contract
+    from airflow_ext.contracts.store import Key, VerdictStore
     from airflow_ext.contracts.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -37,17 +44,6 @@ TOLD = "told"
 """Key in the state of the contract's asset: the status that was told last, by partition."""
 CHANNEL_SECONDS = 20.0
 ALL_SECONDS = 60.0
-_FILLED_IN = {
-    "subject": "subject",
-    "title": "subject",
-    "summary": "subject",
-    "html_content": "html",
-    "text": "text",
-    "body": "text",
-    "message": "text",
-    "dedup_key": "key",
-}
-"""Notifier arguments that get a field of the notice when the configuration leaves them out."""
 _FIELD = re.compile(r"\{\{\s*notice\.(\w+)\s*\}\}")
 
 
@@ -69,13 +65,15 @@ def tell(
     *,
     channels: Mapping[str, Channel] | None = None,
     state: State | None = None,
+    store: VerdictStore | None = None,
     seconds: float = ALL_SECONDS,
 ) -> int:
     """Tell the channels of a contract that its state changed for a partition; never raises.
 
     One notice per contract, partition and status: what was told last is kept in the state of the contract's asset, so
     that neither a retry nor a republication of the same tells twice. A partition that holds from the start is no
-    news. A channel that fails is logged and counted, and not tried again for this status.
+    news, unless a waiter has told that it was late. A channel that fails is logged and counted, and not tried again
+    for this status.
 
     :param context: Context of the task that published.
     :param contract: The contract.
@@ -83,6 +81,7 @@ def tell(
     :param earlier: The verdict of the partition before, if it is known.
     :param channels: Notifiers by tool; ``None`` reads ``[airflow_ext] contract_channels``.
     :param state: State of the contract's asset; ``None`` means that of the running Airflow.
+    :param store: Store of verdicts, which knows whether lateness was told; ``None`` asks nobody.
     :param seconds: How long telling may take in all.
     :return: How many channels were told.
     """
@@ -90,11 +89,80 @@ def tell(
         configured = configured_channels() if channels is None else channels
         if not configured:
             return 0
-        return _tell(context, contract, verdict, earlier, configured, state or _state_of(verdict), seconds)
+        state = state or _state_of(verdict)
+        told = state.get(TOLD)
+        before = told_before(told, verdict, earlier)
+        remembered = isinstance(told, Mapping) and verdict.partition in told
+        if not remembered and earlier is None and store is not None:
+            was_late = store.late_claimed(asset_name(verdict.contract, verdict.major), verdict.partition)
+            before = str(Status.LATE) if was_late else before
+        if before == str(verdict.status):
+            return 0
+        count = _deliver(
+            context, notice_of(verdict, before), recipients(contract, verdict), configured, seconds
+        )
+        state.set(TOLD, remember(told, verdict))
     except Exception as exc:  # noqa: BLE001  whatever is wrong with notices, the verdict stands
         log.warning("Contract %s: no notice was sent: %s: %s", verdict.contract, type(exc).__name__, exc)
-        _count("airflow_ext.contracts.notices_failed", verdict, tool="none")
+        _count("airflow_ext.contracts.notices_failed", verdict.contract, str(verdict.status), "none")
         return 0
+    return count
+
+
+def tell_late(
+    late: Sequence[Late],
+    store: VerdictStore,
+    *,
+    seen_by: str,
+    channels: Mapping[str, Channel] | None = None,
+    now: float | None = None,
+    seconds: float = ALL_SECONDS,
+) -> dict[Key, Claim]:
+    """Tell the channels of contracts that partitions are late; never raises, works in a task and in a thread of a triggerer.
+
+    However many wait for a partition, in however many processes, one of them tells: the store decides who, see
+    :mod:`airflow_ext.contracts.claims`. Without a notifier for any of a contract's channels nothing is claimed, so that
+    another Airflow that shares the store may tell.
+
+    :param late: Partitions, as :func:`airflow_ext.contracts.lateness.overdue` gives them.
+    :param store: Store of verdicts.
+    :param seen_by: Who waits, for a reader.
+    :param channels: Notifiers by tool; ``None`` reads ``[airflow_ext] contract_channels``.
+    :param now: Seconds since the epoch; ``None`` is the clock's.
+    :param seconds: How long telling of one partition may take.
+    :return: Who tells, by asset and partition; without those for which the store did not answer.
+    """
+    token, outcome = secrets.token_hex(16), {}
+    moment = time.time() if now is None else now
+    try:
+        configured = configured_channels() if channels is None else channels
+        able = {
+            each.key: each for each in late if any(_channel_for(one, configured) for one in each.recipients)
+        }
+        outcome = {each.key: Claim.TOLD for each in late if each.key not in able}
+        claims = store.claim_late(list(able), token=token, now=moment) if able else {}
+        for key, claim in claims.items():
+            if claim is Claim.MINE and store.verdict(*key) is None:
+                said = datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+                notice = late_notice(able[key], seen_by=seen_by, now=said)
+                _deliver({}, notice, able[key].recipients, configured, seconds)
+                store.note_late_told(*key, token=token, now=moment)
+            outcome[key] = claim
+    except Exception as exc:  # noqa: BLE001  whatever is wrong with notices, waiting goes on
+        names = ", ".join(sorted({each.contract for each in late}))
+        log.warning("Contract %s: that it is late was not told: %s: %s", names, type(exc).__name__, exc)
+        _count("airflow_ext.contracts.notices_failed", names, str(Status.LATE), "none")
+        # time does not help: this is settled, as far as we can
+        if isinstance(exc, DeniedError | InvalidError):
+            return {each.key: Claim.TOLD for each in late}
+    return outcome
+
+
+def somebody_listens() -> bool:
+    """Say whether any notifier is configured."""
+    from airflow.sdk.configuration import conf
+
+    return bool((conf.get(SECTION, OPTION, fallback="") or "").strip())
 
 
 def configured_channels() -> dict[str, Channel]:
@@ -132,28 +200,21 @@ def channels_from(text: str) -> dict[str, Channel]:
     return found
 
 
-def _tell(
+def _deliver(
     context: Any,
-    contract: Contract,
-    verdict: Verdict,
-    earlier: Verdict | None,
+    notice: Notice,
+    told: Sequence[Recipient],
     channels: Mapping[str, Channel],
-    state: State,
     seconds: float,
 ) -> int:
-    told = state.get(TOLD)
-    before = told_before(told, verdict, earlier)
-    if before == str(verdict.status):
-        return 0
-    notice, deadline, count = notice_of(verdict, before), time.monotonic() + seconds, 0
-    for recipient in recipients(contract, verdict):
+    deadline, count = time.monotonic() + seconds, 0
+    for recipient in told:
         channel = _channel_for(recipient, channels)
         if channel is None:
             log.info("No notifier is configured for %s %s", recipient.tool, recipient.channel)
             continue
         left = min(CHANNEL_SECONDS, deadline - time.monotonic())
-        count += _tell_one(context, channel, notice.to(recipient), verdict, left)
-    state.set(TOLD, remember(told, verdict))
+        count += _tell_one(context, channel, notice.to(recipient), left)
     return count
 
 
@@ -162,7 +223,7 @@ def _channel_for(recipient: Recipient, channels: Mapping[str, Channel]) -> Chann
     return next((channels[key] for key in keys if key in channels), None)
 
 
-def _tell_one(context: Any, channel: Channel, notice: Notice, verdict: Verdict, seconds: float) -> bool:
+def _tell_one(context: Any, channel: Channel, notice: Notice, seconds: float) -> bool:
     """Tell one channel in a thread of its own, so that a server that does not answer holds nobody up."""
     problem: list[str] = []
 
@@ -184,10 +245,10 @@ def _tell_one(context: Any, channel: Channel, notice: Notice, verdict: Verdict, 
             problem.append(f"no end within {seconds:.0f} s")
     if problem:
         log.warning("Contract notice %s was not sent to %s: %s", notice.key, notice.channel, problem[0])
-        _count("airflow_ext.contracts.notices_failed", verdict, tool=notice.tool)
+        _count("airflow_ext.contracts.notices_failed", notice.contract, notice.status, notice.tool)
         return False
     log.info("Contract notice %s was sent to %s %s", notice.key, notice.tool, notice.channel)
-    _count("airflow_ext.contracts.notices", verdict, tool=notice.tool)
+    _count("airflow_ext.contracts.notices", notice.contract, notice.status, notice.tool)
     return True
 
 
@@ -207,11 +268,7 @@ def arguments_for(notifier_class: Any, channel: Channel, notice: Notice) -> dict
         name: value if name in templated else _filled(value, notice)
         for name, value in channel.arguments.items()
     }
-    accepted = set(inspect.signature(notifier_class).parameters) - set(given)
-    for name in accepted & set(_FILLED_IN):
-        field = _FILLED_IN[name]
-        given[name] = f"{{{{ notice.{field} }}}}" if name in templated else getattr(notice, field)
-    return given
+    return given | message_fields(notifier_class, given=given, name="notice", source=notice)
 
 
 def _filled(value: Any, notice: Notice) -> Any:
@@ -229,7 +286,7 @@ def _state_of(verdict: Verdict) -> State:
     return state
 
 
-def _count(name: str, verdict: Verdict, *, tool: str) -> None:
+def _count(name: str, contract: str, status: str, tool: str) -> None:
     from airflow.sdk.observability import stats
 
-    stats.incr(name, tags={"contract": verdict.contract, "status": str(verdict.status), "tool": tool})
+    stats.incr(name, tags={"contract": contract, "status": status, "tool": tool})

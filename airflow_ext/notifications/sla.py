@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_ext.exceptions import UnavailableError
+from airflow_ext.notifications._message import accepted_arguments, message_fields
 from airflow_ext.sla.channel import Channel, channels_from_json, load
 from airflow_ext.sla.event import SlaEvent
 from airflow_ext.sla.heartbeat import VARIABLE_KEY, is_fresh
@@ -30,18 +31,6 @@ WAITS = (0.0, 2.0, 10.0)
 """Seconds before each try."""
 TRY_TIMEOUT = 30.0
 """Seconds one channel may take for one try."""
-_FILLED_IN = {
-    "subject": "subject",
-    "title": "subject",
-    "summary": "subject",
-    "html_content": "html",
-    "text": "text",
-    "body": "text",
-    "message": "text",
-    "dedup_key": "key",
-}
-"""Notifier arguments that get a field of the event when the channel leaves them out."""
-
 TOLD_KEY = "airflow_ext_sla_told"
 """Airflow Variable with the keys that were told last, for the other triggerers."""
 TOLD_KEPT = 500
@@ -235,12 +224,8 @@ def message_arguments(notifier_class: Any, channel: Channel, event: SlaEvent) ->
 
     As templates where the notifier renders them, so that a brace in a DAG's name is no template.
     """
-    accepted = set(inspect.signature(notifier_class).parameters) - set(channel.arguments)
-    filled: dict[str, Any] = {
-        name: f"{{{{ sla.{field} }}}}" if name in notifier_class.template_fields else getattr(event, field)
-        for name, field in _FILLED_IN.items()
-        if name in accepted
-    }
+    filled = message_fields(notifier_class, given=channel.arguments, name="sla", source=event)
+    accepted = accepted_arguments(notifier_class) - set(channel.arguments)
     if "custom_headers" in accepted and event.deadline_id:
         filled["custom_headers"] = {"Message-ID": f"<{event.deadline_id}@airflow-ext>"}
     return filled

@@ -23,7 +23,9 @@ from airflow_ext.contracts.terms import GO, WAIT, Wanted
 from airflow_ext.contracts.verdict import Status
 from airflow_ext.contracts.waiting import Decision, Seen, decide
 from airflow_ext.hooks.verdict_store import verdict_store
+from airflow_ext.notifications.contract import somebody_listens
 from airflow_ext.triggers._contract_board import Board, polls
+from airflow_ext.triggers._contract_late import look
 
 OUTAGE_SECONDS = 600.0
 RESUME_AFTER = 8.0
@@ -78,6 +80,7 @@ class ContractTrigger(BaseEventTrigger):
     :param store_conn_id: Connection of the verdict store; see :func:`airflow_ext.hooks.verdict_store.verdict_store`.
     :param outage_seconds: How long the store may fail before waiting ends.
     :param resume_after: Seconds to wait at least before a worker is started.
+    :param tell_late: Whether to tell the contract's channels of a partition that is late.
     """
 
     supports_triggerer_queue = True
@@ -93,6 +96,7 @@ class ContractTrigger(BaseEventTrigger):
         store_conn_id: str | None = None,
         outage_seconds: float = OUTAGE_SECONDS,
         resume_after: float = RESUME_AFTER,
+        tell_late: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own has no types
         self.wanted = wanted
@@ -103,6 +107,7 @@ class ContractTrigger(BaseEventTrigger):
         self.store_conn_id = store_conn_id
         self.outage_seconds = outage_seconds
         self.resume_after = resume_after
+        self.tell_late = tell_late
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments."""
@@ -117,6 +122,7 @@ class ContractTrigger(BaseEventTrigger):
                 "store_conn_id": self.store_conn_id,
                 "outage_seconds": self.outage_seconds,
                 "resume_after": self.resume_after,
+                "tell_late": self.tell_late,
             },
         )
 
@@ -164,6 +170,7 @@ class ContractTrigger(BaseEventTrigger):
         joined = time.monotonic()
         news = board.watch(keys)
         reading: asyncio.Task[Any] | None = None
+        telling = self.tell_late and somebody_listens()
         try:
             while True:
                 decision = self._decide(board, wanted, keys, joined)
@@ -172,8 +179,9 @@ class ContractTrigger(BaseEventTrigger):
                     return decision, False
                 if left <= 0:
                     return decision, True
-                if decision.recheck is not None:
-                    left = min(left, max(decision.recheck - time.time(), 0.05))
+                rechecks = (decision.recheck, self._look_for_late(board, wanted) if telling else None)
+                for moment in rechecks:
+                    left = left if moment is None else min(left, max(moment - time.time(), 0.05))
                 if reading is None:
                     # it never brings news, but fails if the reader does; and never wait_for: that would cancel
                     # the stream itself, which then ends for good
@@ -191,6 +199,11 @@ class ContractTrigger(BaseEventTrigger):
             if reading is not None:
                 reading.cancel()
                 await asyncio.wait({reading})
+
+    def _look_for_late(self, board: Board, wanted: Wanted) -> float | None:
+        task = self.task_instance
+        seen_by = "" if task is None else f"DAG {task.dag_id}, task {task.task_id}"
+        return look(wanted, board.known, time.time(), store_conn_id=self.store_conn_id, seen_by=seen_by)
 
     def _decide(self, board: Board, wanted: Wanted, keys: tuple[Key, ...], joined: float) -> Decision:
         now = time.time()

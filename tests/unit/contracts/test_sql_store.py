@@ -14,6 +14,7 @@ import pytest
 
 from airflow_ext.contracts import Reason, Status, Verdict
 from airflow_ext.contracts.availability import Availability
+from airflow_ext.contracts.claims import LEASE_SECONDS, Claim
 from airflow_ext.contracts.head import Head, Promise
 from airflow_ext.contracts.partition import PartitionRule
 from airflow_ext.contracts.sql_store import SqlVerdictStore
@@ -210,3 +211,24 @@ def test_tables_that_may_not_be_made_are_said_to_be_that(server: LocalPostgres) 
 
     with pytest.raises(DeniedError, match=r"may not make or write.*sql_store\.DDL"):
         SqlVerdictStore(Visitor(server, "denied")).publish(verdict(), rule=RULE)
+
+
+def test_of_many_who_see_a_late_partition_one_tells(store: SqlVerdictStore) -> None:
+    """Also the first ones, who make the tables."""
+    keys = [(ASSET, "2013-01-05"), (ASSET, "2013-01-06")]
+
+    def ask(token: int, now: float = 1000.0) -> list[Claim]:
+        found = store.claim_late(keys, token=str(token), now=now)
+        return [found[key] for key in keys]
+
+    assert not store.late_claimed(*keys[0])
+    with ThreadPoolExecutor(WRITERS) as pool:
+        claims = [claim for found in pool.map(ask, range(WRITERS)) for claim in found]
+    assert sorted(claims) == [Claim.MINE] * 2 + [Claim.OTHERS] * (2 * WRITERS - 2)
+    assert store.late_claimed(*keys[0])
+
+    later = 1000.0 + LEASE_SECONDS + 1
+    store.note_late_told(*keys[0], token="0", now=1000.0)
+    assert ask(99, later) == [Claim.TOLD, Claim.MINE], "who claimed the second is dead"
+    store.note_late_told(*keys[1], token="99", now=later + 31 * 86_400)
+    assert not store.late_claimed(*keys[0]), "rows of long ago are pruned"

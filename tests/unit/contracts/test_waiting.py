@@ -13,6 +13,7 @@ from airflow_ext.contracts import ContractRange, Reason, RunReference, Status, V
 from airflow_ext.contracts.availability import Availability
 from airflow_ext.contracts.head import Entry, Head, Promise
 from airflow_ext.contracts.partition import PartitionRule
+from airflow_ext.contracts.recipients import Recipient
 from airflow_ext.contracts.terms import LATEST, Terms, Wanted
 from airflow_ext.contracts.verdict import Quarantine
 from airflow_ext.contracts.waiting import Decision, Known, Seen, decide, newest_good
@@ -244,6 +245,7 @@ def test_a_publisher_says_what_its_contract_says() -> None:
         end_of_life="2027-06-30T12:00:00+00:00",
         owner="shop team",
         support="slack #shop",
+        tell=(Recipient("slack", "#shop"),),
     )
     assert Promise.from_dict(json.loads(json.dumps(said.to_dict()))) == said
     late = made.late_after(DAY)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import email
-import email.policy
 import json
 import os
 import threading
@@ -13,50 +11,24 @@ from typing import Any
 
 import pytest
 import yaml
-from aiosmtpd.controller import Controller
-from aiosmtpd.handlers import Message
 from airflow.sdk import BaseNotifier
 
 from airflow_ext.contracts import Contract, Reason, RunReference, Status, Verdict
 from airflow_ext.contracts.notice import Notice, notice_of, recipients, remember
+from airflow_ext.contracts.store import AssetVerdictStore
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.notifications.contract import arguments_for, channels_from, tell
 from airflow_ext.sla.channel import Channel
-from airflow_ext.testing.ports import free_ports
 from benchmarks._contracts_pairs import BASE
+from tests.unit.mailbox import MAIL, Inbox, mail_server
 
-SMTP = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"
-MAIL = Channel(SMTP, smtp_conn_id="mail", to="{{ notice.channel }}", from_email="airflow@example.com")
 LATE = Reason("valid(amount)", "invalid values = 0", "3 <b>", "error", "orders", ("amount",))
-
-
-class Inbox(Message):
-    """Keeps every mail."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mails: list[Any] = []
-
-    def handle_message(self, message: Any) -> None:
-        self.mails.append(email.message_from_bytes(message.as_bytes(), policy=email.policy.default))
-
-    @property
-    def to(self) -> list[str]:
-        return [mail["To"] for mail in self.mails]
 
 
 @pytest.fixture
 def inbox() -> Iterator[Inbox]:
-    (port,) = free_ports(1)
-    handler = Inbox()
-    controller = Controller(handler, hostname="127.0.0.1", port=port)
-    controller.start()
-    extra = {"disable_ssl": True, "disable_tls": True, "retry_limit": 0}
-    os.environ["AIRFLOW_CONN_MAIL"] = json.dumps(
-        {"conn_type": "smtp", "host": "127.0.0.1", "port": port, "extra": extra}
-    )
-    yield handler
-    controller.stop()
+    with mail_server() as inbox:
+        yield inbox
 
 
 class Memory:
@@ -73,6 +45,12 @@ class Memory:
 
     def set(self, key: str, value: Any) -> None:
         self.values[key] = json.dumps(value)
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+    async def aget(self, key: str, default: Any = None) -> Any:
+        return self.get(key, default)
 
 
 def orders(**fields: Any) -> Contract:
@@ -227,3 +205,19 @@ def test_what_was_told_is_bounded() -> None:
         told = remember(told, verdict(Status.BREACHED, partition=str(number)))
     assert len(told) == 200
     assert "299" in told
+
+
+def test_what_was_late_is_told_when_it_comes(inbox: Inbox) -> None:
+    """Somebody who waited has told that it is late; what comes in time is no news."""
+    state = Memory()
+    store = AssetVerdictStore(lambda _: state, settle=lambda _: None)
+    store.claim_late([("contract/orders/v1", "2013-01-06")], token="x", now=0)
+
+    def told(partition: str, seq: int) -> int:
+        published = verdict(Status.PASS, seq=seq, partition=partition)
+        return tell({}, orders(), published, channels={"email": MAIL}, state=state, store=store)
+
+    assert told("2013-01-05", 1) == 0
+    assert told("2013-01-06", 2) == 3
+    assert "was late, is published now and holds" in inbox.mails[0].get_body().get_content()
+    assert told("2013-01-06", 3) == 0

@@ -6,7 +6,8 @@ import os
 import runpy
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,10 @@ from airflow.sdk.exceptions import (
 )
 
 from airflow_ext.contracts import Contract, Reason, RunReference, Status, Verdict
+from airflow_ext.contracts.availability import Availability
+from airflow_ext.contracts.head import Promise
 from airflow_ext.contracts.partition import PartitionRule
+from airflow_ext.contracts.recipients import Recipient
 from airflow_ext.contracts.waiting import Seen
 from airflow_ext.exceptions import StoreUnavailableError
 from airflow_ext.hooks.verdict_store import verdict_store
@@ -32,6 +36,7 @@ from airflow_ext.sensors.contract import ContractSensor
 from tests.paths import ROOT
 from tests.unit.contracts.asset_state import AssetStateServer
 from tests.unit.contracts.samples import document
+from tests.unit.mailbox import CHANNELS, mail_server
 
 DAY = "2013-01-05"
 
@@ -143,6 +148,7 @@ def test_waiting_is_deferred_with_an_end_in_absolute_time() -> None:
         "store_conn_id": None,
         "outage_seconds": 600.0,
         "resume_after": 8.0,
+        "tell_late": True,
     }
     assert caught.value.kwargs == {"wanted": wanted}
 
@@ -433,3 +439,31 @@ def test_a_contract_that_no_folder_has_is_known_at_once(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_read_lets_wait(tmp_path: Path) -> None:
     with pytest.raises(TaskDeferred):
         sensor(contracts=tmp_path / "nowhere").execute(context())
+
+
+@pytest.mark.parametrize("options", [{"on_late": "fail"}, {"deferrable": False}], ids=["fails", "pokes"])
+def test_a_worker_tells_that_a_partition_is_late(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a backfill, and not what nobody missed when it was due."""
+    monkeypatch.setattr("airflow_ext.contracts.claims.SETTLE_SECONDS", 0.5)
+    os.environ["AIRFLOW__AIRFLOW_EXT__CONTRACT_CHANNELS"] = CHANNELS
+    promise = Promise(Availability(), tell=(Recipient("email", "shop@example.com"),))
+    made = Verdict("daily_delays", "1.0.0", DAY, Status.PASS)
+    verdict_store().publish(made, rule=PartitionRule(), promise=promise)
+    yesterday = (datetime.now(UTC) - timedelta(days=1)).strftime("%Y-%m-%d")
+
+    def wait(partition: str, run_type: str) -> None:
+        told = context()
+        told["dag_run"].run_type, told["ti"].dag_id, told["ti"].task_id = run_type, "report", "wait"
+        with suppress(AirflowFailException):
+            assert not sensor(partition=partition, **options).poke(told)
+
+    with mail_server() as inbox:
+        wait(yesterday, "backfill")
+        wait("2013-01-06", "scheduled")
+        assert inbox.mails == []
+        for _ in range(2):
+            wait(yesterday, "scheduled")
+    (mail,) = inbox.mails
+    assert "by DAG report, task wait" in mail.get_body().get_content()
