@@ -36,6 +36,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.mysql import TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -78,6 +79,10 @@ class UtcTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+def _only_if(condition: str) -> dict[str, Any]:
+    return {"postgresql_where": text(condition), "sqlite_where": text(condition)}
+
+
 # SQLite counts up only a column of type INTEGER.
 _Id = BigInteger().with_variant(Integer, "sqlite")
 
@@ -100,7 +105,11 @@ class PolicyRow(Base):
     """
 
     __tablename__ = "ext_sla_policy"
-    __table_args__ = (UniqueConstraint("dag_id", "name", "source"), Index("ix_ext_sla_policy_rule", "rule"))
+    __table_args__ = (
+        UniqueConstraint("dag_id", "name", "source"),
+        Index("ix_ext_sla_policy_rule", "rule"),
+        Index("ix_ext_sla_policy_subject", "subject"),
+    )
 
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
     dag_id: Mapped[str] = mapped_column(String(250))
@@ -176,9 +185,10 @@ class OccurrenceRow(Base):
     __tablename__ = "ext_sla_occurrence"
     __table_args__ = (
         UniqueConstraint("policy_id", "local_date", "slot"),
-        Index("ix_ext_sla_occurrence_check", "next_check_at"),
-        Index("ix_ext_sla_occurrence_open", "state", "watch_from"),
-        Index("ix_ext_sla_occurrence_settled", "settled_at"),
+        # Partial where the database can: what is settled is nearly all of the table, and leaves the first two.
+        Index("ix_ext_sla_occurrence_check", "next_check_at", **_only_if("next_check_at IS NOT NULL")),
+        Index("ix_ext_sla_occurrence_open", "policy_id", "watch_from", **_only_if("settled_at IS NULL")),
+        Index("ix_ext_sla_occurrence_settled", "settled_at", **_only_if("settled_at IS NOT NULL")),
     )
 
     id: Mapped[int] = mapped_column(_Id, primary_key=True)

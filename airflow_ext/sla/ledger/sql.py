@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, any_, bindparam
+from sqlalchemy import ColumnElement, Table, any_, bindparam, func, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -34,12 +34,43 @@ def insert_new(session: Session, table: Table) -> Any:
 
 
 def add_new(session: Session, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows in bulk, leaving out those that are there."""
-    for start in range(0, len(rows), _CHUNK):
-        session.execute(insert_new(session, table).values(list(rows[start : start + _CHUNK])))
+    """Insert rows in bulk, leaving out those that are there.
+
+    :param rows: All with the same keys.
+    """
+    if rows:
+        # Not .values(rows): a statement as long as its rows is compiled anew each time, which costs more than the insert.
+        session.execute(insert_new(session, table), list(rows))
 
 
-def among(session: Session, column: ColumnElement[Any], ids: Iterable[int]) -> ColumnElement[bool]:
+def set_each(
+    session: Session, table: Table, rows: Sequence[Mapping[str, Any]], *, same: Mapping[str, Any]
+) -> None:
+    """Set columns of many rows, each to values of its own.
+
+    :param rows: ``id`` and the values of its own, all with the same keys.
+    :param same: Values that are the same for all.
+    """
+    if not rows:
+        return
+    own = [name for name in rows[0] if name != "id"]
+    if session.get_bind().dialect.name == "postgresql":
+        arrays = [
+            bindparam(None, [row[name] for row in rows], type_=ARRAY(table.c[name].type))
+            for name in ("id", *own)
+        ]
+        given = func.unnest(*arrays).table_valued("id", *own).render_derived(name="given")
+        statement = update(table).where(table.c.id == given.c.id)
+        session.execute(statement.values({**{name: given.c[name] for name in own}, **same}))
+        return
+    each = {name: bindparam(f"own_{name}") for name in own}
+    session.connection().execute(
+        update(table).where(table.c.id == bindparam("own_id")).values({**each, **same}),
+        [{f"own_{name}": row[name] for name in ("id", *own)} for row in rows],
+    )
+
+
+def among(session: Session, column: ColumnElement[Any], ids: Iterable[Any]) -> ColumnElement[bool]:
     """Return ``column IN (ids)`` in the form that is quick for thousands of them."""
     values = list(ids)
     if session.get_bind().dialect.name == "postgresql":

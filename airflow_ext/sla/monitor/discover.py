@@ -23,7 +23,7 @@ from airflow_ext.sla.ledger.models import (
     PolicyTaskRow,
     PolicyVersionRow,
 )
-from airflow_ext.sla.ledger.sql import add_new, among, chunks, table_of
+from airflow_ext.sla.ledger.sql import add_new, among, chunks, set_each, table_of
 from airflow_ext.sla.monitor.judging import retire
 from airflow_ext.sla.monitor.tables import DAG, DEADLINE_ALERT, SERIALIZED_DAG
 from airflow_ext.sla.monitor.timetables import schedule_text
@@ -290,12 +290,10 @@ def _add_versions(session: Session, versions: Sequence[tuple[int, int, Found]], 
         T,
         [{"policy_id": policy_id, "task_id": task} for policy_id, _, item in versions for task in item.tasks],
     )
-    newest = select(func.max(V.c.id)).where(V.c.policy_id == P.c.id).correlate(P).scalar_subquery()
-    session.execute(
-        update(P)
-        .where(among(session, P.c.id, [policy_id for policy_id, _, _ in versions]))
-        .values(version_id=newest)
-    )
+    policies = among(session, V.c.policy_id, [policy_id for policy_id, _, _ in versions])
+    query = select(V.c.policy_id.label("id"), func.max(V.c.id).label("version_id")).where(policies)
+    newest = [dict(row) for row in session.execute(query.group_by(V.c.policy_id)).mappings()]
+    set_each(session, P, newest, same={})
 
 
 def _rename(session: Session, found: Sequence[Found]) -> None:

@@ -6,16 +6,30 @@ else what waits, else the last failure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, literal, null, or_, select, union_all
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Select,
+    and_,
+    case,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    text,
+    union_all,
+)
 from sqlalchemy.orm import Session
 
 from airflow_ext.sla.judge import Fact
 from airflow_ext.sla.ledger.models import OccurrenceRow, PolicyRow, PolicyTaskRow
-from airflow_ext.sla.ledger.sql import table_of
+from airflow_ext.sla.ledger.sql import among, table_of
 from airflow_ext.sla.monitor.tables import ASSET, ASSET_EVENT, DAG_RUN, TASK_INSTANCE
 
 O, P, T = table_of(OccurrenceRow), table_of(PolicyRow), table_of(PolicyTaskRow)  # noqa: E741  as in the queries
@@ -24,53 +38,106 @@ _RANKS = {"success": 0, "running": 1, "queued": 2}
 _SLACK = timedelta(days=1)
 Chosen = Callable[[Select[Any]], Select[Any]]
 """Adds to a query which occurrences are asked for."""
+Columns = Callable[[Any], list[Any]]
+"""Gives the columns of a query about runs from those of the batch."""
+_MANY = 200
+"""With more occurrences than this, whatever the planner believes, runs are not looked up for each of them."""
 
 
-def _type_counts(run_type: ColumnElement[Any]) -> ColumnElement[bool]:
-    return P.c.run_types.like(literal("%,").concat(run_type).concat(",%"))
+def _type_counts(
+    run_type: ColumnElement[Any], types: ColumnElement[Any] = P.c.run_types
+) -> ColumnElement[bool]:
+    return types.like(literal("%,").concat(run_type).concat(",%"))
 
 
-def _in_window() -> ColumnElement[bool]:
-    anchor = func.coalesce(R.c.data_interval_end, R.c.logical_date, R.c.run_after)
-    scheduled = and_(
-        R.c.run_type == "scheduled", R.c.run_after >= O.c.window_start, R.c.run_after < O.c.window_end
-    )
-    other = and_(R.c.run_type != "scheduled", anchor >= O.c.other_start, anchor < O.c.other_end)
-    return or_(scheduled, other)
+@dataclass(frozen=True)
+class _Batch:
+    """Occurrences asked for, and the stretch of time their windows are in.
 
-
-def _matching(columns: list[Any], chosen: Chosen, *, bound: bool, since: datetime | None) -> Select[Any]:
-    """Return occurrences with each run that belongs to them.
-
-    :param since: No run before it can belong to one; it keeps the scan short.
+    :param table: What of them and of their policies decides which runs are theirs; read once.
     """
-    query = select(*columns).select_from(O).join(P, P.c.id == O.c.policy_id).join(R, R.c.dag_id == P.c.dag_id)
-    if bound:
-        query = query.where(O.c.bound_run.is_not(None), R.c.run_id == O.c.bound_run)
-    else:
-        query = query.where(O.c.bound_run.is_(None), _type_counts(R.c.run_type), _in_window())
-        if since is not None:
-            query = query.where(R.c.run_after >= since - _SLACK)
-    return chosen(query)
+
+    table: CTE
+    begin: datetime
+    end: datetime
 
 
-_RUN_COLUMNS = [
-    O.c.id.label("id"),
-    R.c.state.label("state"),
-    R.c.run_id.label("run_id"),
-    R.c.run_type.label("run_type"),
-    R.c.start_date.label("started"),
-    R.c.end_date.label("ended"),
-    R.c.logical_date.label("logical_date"),
-    R.c.id.label("number"),
-]
+def _batch(session: Session, rows: Sequence[Any]) -> _Batch:
+    columns = ("id", "window_start", "window_end", "other_start", "other_end", "bound_run")
+    query = (
+        select(*(O.c[name] for name in columns), P.c.id.label("policy_id"), P.c.dag_id, P.c.run_types)
+        .join(P, P.c.id == O.c.policy_id)
+        .where(among(session, O.c.id, [row.id for row in rows]))
+        .where(among(session, P.c.id, {row.policy_id for row in rows}))
+    )
+    return _Batch(
+        query.cte("batch").prefix_with("MATERIALIZED", dialect="postgresql"),
+        begin=min(row.watch_from for row in rows),
+        end=max(max(row.window_end, row.other_end) for row in rows),
+    )
 
 
-def _runs(chosen: Chosen, *, bound: bool, since: datetime | None) -> Select[Any]:
-    return _matching(_RUN_COLUMNS, chosen, bound=bound, since=since).where(P.c.subject == "run")
+def _scheduled(columns: Columns, batch: _Batch) -> Select[Any]:
+    b = batch.table.c
+    return _of_dag(columns, batch).where(
+        b.bound_run.is_(None),
+        R.c.run_type == "scheduled",
+        _type_counts(R.c.run_type, b.run_types),
+        R.c.run_after >= batch.begin,
+        R.c.run_after < batch.end,
+        R.c.run_after >= b.window_start,
+        R.c.run_after < b.window_end,
+    )
 
 
-def _tasks(chosen: Chosen, *, bound: bool, since: datetime | None) -> Select[Any]:
+def _others(columns: Columns, batch: _Batch) -> Select[Any]:
+    b = batch.table.c
+    anchor = func.coalesce(R.c.data_interval_end, R.c.logical_date, R.c.run_after)
+    return _of_dag(columns, batch).where(
+        b.bound_run.is_(None),
+        R.c.run_type != "scheduled",
+        _type_counts(R.c.run_type, b.run_types),
+        R.c.run_after >= batch.begin - _SLACK,
+        anchor >= b.other_start,
+        anchor < b.other_end,
+    )
+
+
+def _bound(columns: Columns, batch: _Batch) -> Select[Any]:
+    b = batch.table.c
+    return _of_dag(columns, batch).where(b.bound_run.is_not(None), R.c.run_id == b.bound_run)
+
+
+def _of_dag(columns: Columns, batch: _Batch) -> Select[Any]:
+    b = batch.table.c
+    return select(*columns(b)).select_from(batch.table.join(R, R.c.dag_id == b.dag_id))
+
+
+def _run_columns(batch: Any) -> list[Any]:
+    return [
+        batch.id,
+        R.c.state.label("state"),
+        R.c.run_id.label("run_id"),
+        R.c.run_type.label("run_type"),
+        R.c.start_date.label("started"),
+        R.c.end_date.label("ended"),
+        R.c.logical_date.label("logical_date"),
+        R.c.id.label("number"),
+    ]
+
+
+def _ends_of_runs(columns: Columns, batch: _Batch, *, bound: bool) -> list[Select[Any]]:
+    return [make(columns, batch) for make in (_scheduled, _others, *((_bound,) if bound else ()))]
+
+
+def _ends_of_tasks(batch: _Batch, *, bound: bool) -> list[Select[Any]]:
+    def columns(b: Any) -> list[Any]:
+        return [*_run_columns(b), b.policy_id, R.c.dag_id]
+
+    runs = union_all(*_ends_of_runs(columns, batch, bound=bound)).cte("runs")
+    runs = runs.prefix_with("MATERIALIZED", dialect="postgresql")
+    r = runs.c
+
     def counted(*states: str) -> ColumnElement[Any]:
         return func.sum(case((TI.c.state.in_(states), 1), else_=0))
 
@@ -81,22 +148,24 @@ def _tasks(chosen: Chosen, *, bound: bool, since: datetime | None) -> Select[Any
         (counted("running", "deferred", "up_for_retry", "up_for_reschedule", "restarting") > 0, "running"),
         else_="queued",
     )
-    columns = [
-        O.c.id.label("id"),
-        state.label("state"),
-        R.c.run_id.label("run_id"),
-        R.c.run_type.label("run_type"),
-        func.min(TI.c.start_date).label("started"),
-        func.max(func.coalesce(TI.c.end_date, R.c.end_date)).label("ended"),
-        R.c.logical_date.label("logical_date"),
-        R.c.id.label("number"),
-    ]
-    query = _matching(columns, chosen, bound=bound, since=since).where(P.c.subject == "task")
-    query = query.join(T, T.c.policy_id == P.c.id).join(
-        TI, and_(TI.c.dag_id == R.c.dag_id, TI.c.run_id == R.c.run_id, TI.c.task_id == T.c.task_id)
+    query = (
+        select(
+            r.id,
+            state.label("state"),
+            r.run_id,
+            r.run_type,
+            func.min(TI.c.start_date).label("started"),
+            func.max(func.coalesce(TI.c.end_date, r.ended)).label("ended"),
+            r.logical_date,
+            r.number,
+        )
+        .select_from(runs)
+        .join(T, T.c.policy_id == r.policy_id)
+        .join(TI, and_(TI.c.dag_id == r.dag_id, TI.c.run_id == r.run_id, TI.c.task_id == T.c.task_id))
+        .where(or_(TI.c.state.is_(None), TI.c.state != "removed"))
+        .group_by(r.id, r.number, r.run_id, r.run_type, r.logical_date)
     )
-    query = query.where(or_(TI.c.state.is_(None), TI.c.state != "removed"))
-    return query.group_by(O.c.id, R.c.id, R.c.run_id, R.c.run_type, R.c.logical_date)
+    return [query]
 
 
 def _events(chosen: Chosen, *, windowed: bool = True) -> Select[Any]:
@@ -129,22 +198,31 @@ def _events(chosen: Chosen, *, windowed: bool = True) -> Select[Any]:
     return chosen(query)
 
 
-def best(chosen: Chosen, *, since: datetime | None, subjects: Iterable[str], bound: bool = True) -> Any:
-    """Return a subquery with at most one row for each occurrence, the one that says most.
+def read_facts(session: Session, rows: Sequence[Any]) -> dict[int, Fact]:
+    """Return of each occurrence the run, task or event that says most; those of which there is nothing are left out.
 
-    :param since: See the earliest ``watch_from`` asked for.
-    :param subjects: Subjects among the occurrences: what is not there is not looked for.
-    :param bound: Whether some are about one run each.
+    :param rows: ``id``, ``policy_id``, ``subject``, ``bound_run``, ``watch_from``, ``window_end`` and ``other_end`` of each.
     """
-    wanted = set(subjects)
-    parts: list[Select[Any]] = []
-    for subject, query in (("run", _runs), ("task", _tasks)):
-        if subject in wanted:
-            parts.append(query(chosen, bound=False, since=since))
-            if bound:
-                parts.append(query(chosen, bound=True, since=None))
-    if "asset" in wanted:
-        parts.append(_events(chosen))
+    found: dict[int, Fact] = {}
+    for subject in {row.subject for row in rows}:
+        some = [row for row in rows if row.subject == subject]
+        found |= _read_best(
+            session, _parts(session, some, subject), many=subject == "run" and len(some) > _MANY
+        )
+    return found
+
+
+def _parts(session: Session, rows: Sequence[Any], subject: str) -> list[Select[Any]]:
+    if subject == "asset":
+        ids = [row.id for row in rows]
+        return [_events(lambda query: query.where(among(session, O.c.id, ids)))]
+    batch, bound = _batch(session, rows), any(row.bound_run is not None for row in rows)
+    if subject == "task":
+        return _ends_of_tasks(batch, bound=bound)
+    return _ends_of_runs(_run_columns, batch, bound=bound)
+
+
+def _read_best(session: Session, parts: Sequence[Select[Any]], *, many: bool) -> dict[int, Fact]:
     found = (union_all(*parts) if len(parts) > 1 else parts[0]).subquery("found")
     f = found.c
     rank = case(*((f.state == state, number) for state, number in _RANKS.items()), else_=len(_RANKS))
@@ -153,24 +231,21 @@ def best(chosen: Chosen, *, since: datetime | None, subjects: Iterable[str], bou
         order_by=[rank, case((f.state == "success", f.ended), else_=None), f.number.desc()],
     )
     ranked = select(found, order.label("place")).subquery("ranked")
-    return select(ranked).where(ranked.c.place == 1).subquery("facts")
-
-
-def read_facts(session: Session, facts: Any) -> dict[int, Fact]:
-    """Run a query of :func:`best` and return its rows by the occurrence's id."""
     columns = [
-        facts.c[name] for name in ("id", "state", "run_id", "run_type", "started", "ended", "logical_date")
+        ranked.c[name] for name in ("id", "state", "run_id", "run_type", "started", "ended", "logical_date")
     ]
+    # Runs of the last minutes are in no statistics yet: the planner would take them for few and go through the batch for each.
+    hash_only = many and session.get_bind().dialect.name == "postgresql"
+    if hash_only:
+        session.execute(text("SET LOCAL enable_nestloop = off"))
+    rows = session.execute(select(*columns).where(ranked.c.place == 1)).all()
+    if hash_only:
+        session.execute(text("SET LOCAL enable_nestloop = on"))
     return {
         row.id: Fact(
-            state=row.state or "queued",
-            run_id=row.run_id,
-            run_type=row.run_type,
-            started=row.started,
-            ended=row.ended,
-            logical_date=row.logical_date,
+            row.state or "queued", row.run_id, row.run_type, row.started, row.ended, row.logical_date
         )
-        for row in session.execute(select(*columns))
+        for row in rows
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, case, delete, select, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from airflow_ext.sla.judge import DagState, Decision, Fact, decide
@@ -22,10 +22,10 @@ from airflow_ext.sla.ledger.models import (
     OccurrenceRow,
     PolicyRow,
 )
-from airflow_ext.sla.ledger.sql import among, chunks, table_of
+from airflow_ext.sla.ledger.sql import among, chunks, set_each, table_of
 from airflow_ext.sla.monitor import periodic
 from airflow_ext.sla.monitor.dags import read_states, scheduler_is_alive
-from airflow_ext.sla.monitor.facts import best, read_facts
+from airflow_ext.sla.monitor.facts import read_facts
 from airflow_ext.sla.monitor.incidents import JOINED, Broken, open_incidents, paused_acknowledged, resolve
 
 O, P = table_of(OccurrenceRow), table_of(PolicyRow)  # noqa: E741  as in the queries
@@ -51,11 +51,13 @@ class Limits:
     """How a look is bounded.
 
     :param batch: Occurrences in one transaction.
+    :param sweep: Policies that are gone through once a minute for what has ended unseen.
     :param lag_limit: What is told later than this after its time was detected late.
     :param scheduler_threshold: How old the newest heartbeat of a scheduler may be.
     """
 
-    batch: int = 4000
+    batch: int = 2000
+    sweep: int = 1000
     lag_limit: timedelta = timedelta(seconds=20)
     scheduler_threshold: timedelta = timedelta(seconds=30)
 
@@ -65,120 +67,117 @@ def judge_due(session: Session, *, now: datetime, limits: Limits) -> Tally:
 
     Rows that another replica looks at are left to it.
     """
-    query = (
-        select(O.c.id, O.c.next_check_at)
-        .where(O.c.next_check_at <= now)
-        .order_by(O.c.next_check_at)
-        .limit(limits.batch)
-        .with_for_update(skip_locked=True)
-    )
-    found = session.execute(query).all()
-    tally = Tally(looked=len(found))
-    if found:
-        tally.lag = now - found[0].next_check_at
-        _judge(session, [row.id for row in found], now=now, limits=limits, tally=tally)
+    query = _looked_at().where(O.c.next_check_at <= now).order_by(O.c.next_check_at).limit(limits.batch)
+    rows = session.execute(query).all()
+    tally = Tally(looked=len(rows))
+    if rows:
+        tally.lag = now - rows[0].next_check_at
+        _judge(session, rows, now=now, limits=limits, tally=tally)
     return tally
 
 
-def look_early(session: Session, *, now: datetime, limits: Limits) -> Tally:
+def look_early(session: Session, policy_ids: Sequence[int], *, now: datetime, limits: Limits) -> Tally:
     """Settle what is done before it is due, and see what failed before it is due; the caller commits.
 
     Seen early, a good end counts also if the run is cleared or deleted later.
+
+    :param policy_ids: Policies of which something has ended.
     """
     tally = Tally()
-    watched = _watched(session, now)
-    if watched is None:
-        return tally
-    since, subjects = watched
-
-    def chosen(query: Select[Any]) -> Select[Any]:
-        return query.where(
-            O.c.state == EXPECTED, O.c.watch_from <= now, O.c.next_check_at > now, P.c.kind.in_(_ONE_ENDED)
-        )
-
-    facts = best(chosen, since=since, subjects=subjects)
-    done = (facts.c.state == "success") & (facts.c.ended <= O.c.tell_at)
-    tally.states[MET] += _settle(session, facts, done, now=now)
-    failing = (
-        select(O.c.id)
-        .join(facts, facts.c.id == O.c.id)
-        .join(P, P.c.id == O.c.policy_id)
-        .where(facts.c.state == "failed", P.c.on_failure == "tell", O.c.state == EXPECTED)
-        .limit(limits.batch)
-        .with_for_update(of=O, skip_locked=True)
+    query = _looked_at().where(
+        among(session, O.c.policy_id, policy_ids),
+        O.c.settled_at.is_(None),
+        O.c.state == EXPECTED,
+        O.c.watch_from <= now,
+        O.c.next_check_at > now,
+        P.c.kind.in_(_ONE_ENDED),
     )
-    ids: list[int] = list(session.scalars(failing))
-    if ids:
-        _judge(session, ids, now=now, limits=limits, tally=tally)
+    rows = session.execute(query).all() if policy_ids else []
+    if rows:
+        facts = read_facts(session, rows)
+        ended = [row for row in rows if row.id in facts and _early_news(row, facts[row.id])]
+        _judge(session, ended, now=now, limits=limits, tally=tally, known=facts)
     return tally
 
 
-def _watched(session: Session, now: datetime) -> tuple[datetime, set[str]] | None:
-    query = (
-        select(O.c.watch_from, P.c.subject)
-        .join(P, P.c.id == O.c.policy_id)
-        .where(O.c.state == EXPECTED, O.c.watch_from <= now, P.c.kind.in_(_ONE_ENDED))
-        .order_by(O.c.watch_from)
-        .limit(1)
-    )
-    first = session.execute(query).first()
-    if first is None:
-        return None
-    subjects: list[str] = list(
-        session.scalars(select(P.c.subject).where(P.c.retired_at.is_(None)).distinct())
-    )
-    return first.watch_from, set(subjects) | {first.subject}
+def _early_news(row: Any, fact: Fact) -> bool:
+    if fact.state == "success":
+        return fact.ended is not None and fact.ended <= row.tell_at
+    return fact.state == "failed" and row.on_failure == "tell"
 
 
-def _settle(session: Session, facts: Any, condition: Any, *, now: datetime) -> int:
-    """Set what has ended well to ``met`` or ``recovered``, in one statement."""
-    in_time = facts.c.ended <= O.c.tell_at
-    result: Any = session.execute(
-        update(O)
-        .where(O.c.id == facts.c.id, condition)
-        .values(
-            state=case((in_time, MET), else_=RECOVERED),
-            cause=case((in_time, ""), else_="late"),
-            done_at=facts.c.ended,
-            run_id=facts.c.run_id,
-            judged_at=now,
-            settled_at=now,
-            next_check_at=None,
+def _looked_at() -> Select[Any]:
+    """Return a query of what a look needs of every occurrence; of most, it needs no more."""
+    columns = ("id", "policy_id", "state", "next_check_at", "tell_at", "bound_run")
+    times = ("watch_from", "window_end", "other_end")
+    query = select(*(O.c[name] for name in (*columns, *times)), P.c.kind, P.c.subject, P.c.on_failure)
+    return query.join(P, P.c.id == O.c.policy_id).with_for_update(of=O, skip_locked=True)
+
+
+def _settle(
+    session: Session, done: Sequence[tuple[Any, Fact]], *, now: datetime, limits: Limits, tally: Tally
+) -> None:
+    """Set what has ended well to ``met`` or ``recovered``, and end its incident."""
+    for state, cause in ((MET, ""), (RECOVERED, "late")):
+        some = [(row, fact) for row, fact in done if ((fact.ended or now) <= row.tell_at) == (state == MET)]
+        set_each(
+            session,
+            O,
+            [{"id": row.id, "done_at": fact.ended or now, "run_id": fact.run_id} for row, fact in some],
+            same={
+                "state": state,
+                "cause": cause,
+                "judged_at": now,
+                "settled_at": now,
+                "next_check_at": None,
+            },
         )
-        .execution_options(synchronize_session=False)
-    )
-    return int(result.rowcount)
+        tally.states[state] += len(some)
+        told = [row.id for row, _ in some if row.state != EXPECTED]
+        resolve(session, told, now=now, resolution=state)
+        if state == RECOVERED:
+            _tell_as_over(
+                session, {row.id: fact for row, fact in some if row.state == EXPECTED}, now=now, limits=limits
+            )
 
 
-def _judge(session: Session, ids: Sequence[int], *, now: datetime, limits: Limits, tally: Tally) -> None:
-    scope = session.execute(
-        select(P.c.kind, P.c.subject, O.c.bound_run.is_not(None).label("bound"), _first(O.c.watch_from))
-        .join(O, O.c.policy_id == P.c.id)
-        .where(among(session, O.c.id, ids))
-        .group_by(P.c.kind, P.c.subject, O.c.bound_run.is_not(None))
-    ).all()
-    once = [row for row in scope if row.kind in _ONE_ENDED]
+def _tell_as_over(session: Session, facts: dict[int, Fact], *, now: datetime, limits: Limits) -> None:
+    """Tell once of what ended too late, and was over before anybody looked."""
+    if not facts:
+        return
+    query = select(*JOINED).join(P, P.c.id == O.c.policy_id).where(among(session, O.c.id, facts))
+    broken = []
+    for row in session.execute(query):
+        fact = Fact(state="success", run_id=facts[row.id].run_id, ended=row.done_at)
+        broken.append(Broken(row, "missed", "late", fact, over=row.done_at))
+    open_incidents(session, broken, now=now, lag_limit=limits.lag_limit)
 
-    def chosen(query: Select[Any]) -> Select[Any]:
-        return query.where(among(session, O.c.id, ids), P.c.kind.in_(_ONE_ENDED))
 
-    facts = None
-    if once:
-        facts = best(
-            chosen,
-            since=min(row.first for row in once),
-            subjects={row.subject for row in once},
-            bound=any(row.bound for row in once),
-        )
-        settled = _settle(session, facts, facts.c.state == "success", now=now)
-        _after_settling(session, ids, now=now, limits=limits, tally=tally)
-        if settled == len(ids):
-            return
+def _judge(
+    session: Session,
+    rows: Sequence[Any],
+    *,
+    now: datetime,
+    limits: Limits,
+    tally: Tally,
+    known: dict[int, Fact] | None = None,
+) -> None:
+    """Judge occurrences.
+
+    :param known: Their facts, if they are read already.
+    """
+    if known is None:
+        known = read_facts(session, [row for row in rows if row.kind in _ONE_ENDED])
+    done = [(row, known[row.id]) for row in rows if row.id in known and known[row.id].state == "success"]
+    _settle(session, done, now=now, limits=limits, tally=tally)
+    settled = {row.id for row, _ in done}
+    ids = [row.id for row in rows if row.id not in settled]
+    if not ids:
+        return
     query = select(*JOINED).join(P, P.c.id == O.c.policy_id)
     left = session.execute(
         query.where(among(session, O.c.id, ids), O.c.state.in_(OPEN_STATES), O.c.next_check_at.is_not(None))
     ).all()
-    known = read_facts(session, facts) if facts is not None else {}
     world = _World(session, left, now=now, limits=limits)
     outcomes = [(row, known.get(row.id, Fact()), world) for row in left if row.kind in _ONE_ENDED]
     decisions = [(row, fact, _decide(row, fact, world, now)) for row, fact, world in outcomes]
@@ -187,12 +186,6 @@ def _judge(session: Session, ids: Sequence[int], *, now: datetime, limits: Limit
     if rest:
         periodic.judge(session, rest, now=now, limits=limits, tally=tally, dags=world.dags)
     _retire_gone(session, decisions, now=now)
-
-
-def _first(column: Any) -> Any:
-    from sqlalchemy import func
-
-    return func.min(column).label("first")
 
 
 class _World:
@@ -255,42 +248,6 @@ def _apply(
     periodic.turn_into_missed(session, risen)
     for state in {state for _, state in over}:
         resolve(session, [number for number, each in over if each == state], now=now, resolution=state)
-
-
-def _after_settling(
-    session: Session, ids: Sequence[int], *, now: datetime, limits: Limits, tally: Tally
-) -> None:
-    query = select(*JOINED, O.c.run_id).join(P, P.c.id == O.c.policy_id)
-    query = query.where(among(session, O.c.id, ids), O.c.settled_at == now)
-    late = session.execute(query.where(O.c.state == RECOVERED)).all()
-    resolved = resolve(session, [row.id for row in late], now=now, resolution="recovered")
-    if len(late) > resolved:
-        # Too late, and over before anybody looked: told once, as over.
-        known = periodic.with_incident(session, [row.id for row in late])
-        open_incidents(
-            session,
-            [
-                Broken(
-                    row,
-                    "missed",
-                    "late",
-                    Fact(state="success", run_id=row.run_id, ended=row.done_at),
-                    over=row.done_at,
-                )
-                for row in late
-                if row.id not in known
-            ],
-            now=now,
-            lag_limit=limits.lag_limit,
-        )
-    met: list[int] = list(
-        session.scalars(
-            select(O.c.id).where(among(session, O.c.id, ids), O.c.settled_at == now, O.c.state == MET)
-        )
-    )
-    resolve(session, met, now=now, resolution="met")
-    tally.states[MET] += len(met)
-    tally.states[RECOVERED] += len(late)
 
 
 def _retire_gone(session: Session, decisions: Sequence[tuple[Any, Fact, Decision]], *, now: datetime) -> None:

@@ -48,8 +48,12 @@ def beat(
     tick: timedelta,
     last_tick: timedelta,
     lag: timedelta,
+    forget: bool,
 ) -> None:
-    """Say that this replica is alive, and how it does."""
+    """Say that this replica is alive, and how it does.
+
+    :param forget: Whether to drop those that have said nothing for a day.
+    """
     values = {
         "beat_at": now,
         "tick_seconds": tick.total_seconds(),
@@ -59,7 +63,8 @@ def beat(
     done = session.execute(update(R).where(R.c.holder == holder).values(values))
     if not done.rowcount:  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
         add_new(session, R, [{"holder": holder, "started_at": started, **values}])
-    session.execute(delete(R).where(R.c.beat_at < now - _FORGOTTEN))
+    if forget:
+        session.execute(delete(R).where(R.c.beat_at < now - _FORGOTTEN))
 
 
 def show_heartbeat(session: Session, *, now: datetime, tick: timedelta) -> None:

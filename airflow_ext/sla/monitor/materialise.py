@@ -22,7 +22,7 @@ from airflow_ext.sla.ledger.models import (
 )
 from airflow_ext.sla.ledger.sql import add_new, among, insert_new, table_of
 from airflow_ext.sla.monitor.facts import R, _type_counts
-from airflow_ext.sla.monitor.incidents import read_version
+from airflow_ext.sla.monitor.incidents import read_version, versions_of
 from airflow_ext.sla.monitor.timetables import ticks_of
 from airflow_ext.sla.policy import Policy, run_slot
 
@@ -30,6 +30,7 @@ O, P, V, M = (table_of(model) for model in (OccurrenceRow, PolicyRow, PolicyVers
 _MANY = 8
 _AT_ONCE = 30
 _CATCH_UP = timedelta(days=7)
+_MOST_AT_ONCE = 12_000
 _RUNS = "dag_run"
 _FIELDS = [
     *("local_date", "slot", "due_at", "tell_at", "watch_from", "window_start", "window_end"),
@@ -37,30 +38,44 @@ _FIELDS = [
 ]
 
 
-def materialise(session: Session, *, now: datetime, horizon: timedelta) -> int:
-    """Write the occurrences of all policies in force up to ``now + horizon``; the caller commits.
+def materialise(
+    session: Session, *, now: datetime, horizon: timedelta, most: int = _MOST_AT_ONCE
+) -> tuple[int, bool]:
+    """Write the occurrences of policies in force up to ``now + horizon``; the caller commits.
 
-    Policies whose occurrences fall on the same times share the work: one statement for all of them.
+    Policies whose occurrences fall on the same times share the work: one statement for many of them.
 
-    :returns: Occurrences written.
+    :param most: About as many occurrences are written, so that judging never has to wait for long.
+    :returns: Occurrences written, and whether there are more to write.
     """
     end = now + horizon
     ready = (P.c.materialised_until >= end - horizon / 4) & P.c.materialised_until.is_not(None)
     query = (
-        select(P.c.id, P.c.rule, P.c.version_id, P.c.materialised_until, P.c.schedule, V.c.definition)
-        .join(V, V.c.id == P.c.version_id)
-        .where(P.c.retired_at.is_(None), ~func.coalesce(ready, False))
+        select(P.c.id, P.c.rule, P.c.version_id, P.c.materialised_until, P.c.schedule)
+        .where(P.c.retired_at.is_(None), P.c.version_id.is_not(None), ~func.coalesce(ready, False))
+        .order_by(P.c.id)
+        .limit(most)
     )
     groups: dict[tuple[str, datetime], list[Any]] = defaultdict(list)
     for row in session.execute(query):
         start = max(row.materialised_until or now, now - _CATCH_UP)
         groups[row.rule, start].append(row)
-    written, single = 0, []
-    for (_, start), rows in groups.items():
-        policy = read_version(rows[0].definition).policy
-        ticks: Ticks | None = ticks_of(rows[0].schedule) if rows[0].schedule else None
+    written = 0
+    more = False
+    done: list[int] = []
+    single: list[dict[str, Any]] = []
+    versions = versions_of(session, {rows[0].version_id for rows in groups.values()})
+    for (_, start), waiting in groups.items():
+        if written >= most:
+            more = True
+            break
+        policy = versions[waiting[0].version_id].policy
+        ticks: Ticks | None = ticks_of(waiting[0].schedule) if waiting[0].schedule else None
         values = [_values(item, now) for item in occurrences(policy, start=start, end=end, ticks=ticks)]
+        rows = waiting[: max(1, (most - written) // max(1, len(values)))]
+        more |= len(rows) < len(waiting)
         written += len(values) * len(rows)
+        done += [row.id for row in rows]
         if len(rows) < _MANY:
             single += [
                 {"policy_id": row.id, "version_id": row.version_id, **value}
@@ -70,12 +85,8 @@ def materialise(session: Session, *, now: datetime, horizon: timedelta) -> int:
         else:
             _insert_for_all(session, [row.id for row in rows], values)
     add_new(session, O, single)
-    session.execute(
-        update(P)
-        .where(among(session, P.c.id, [row.id for rows in groups.values() for row in rows]))
-        .values(materialised_until=end)
-    )
-    return written
+    session.execute(update(P).where(among(session, P.c.id, done)).values(materialised_until=end))
+    return written, more
 
 
 def _values(item: Expected, now: datetime) -> dict[str, Any]:

@@ -202,10 +202,3 @@ def turn_into_missed(session: Session, occurrence_ids: Sequence[int]) -> None:
         session.execute(
             update(I).where(among(session, I.c.occurrence_id, occurrence_ids)).values(kind="missed")
         )
-
-
-def with_incident(session: Session, occurrence_ids: Sequence[int]) -> set[int]:
-    """Return those occurrences that have an incident."""
-    return set(
-        session.scalars(select(I.c.occurrence_id).where(among(session, I.c.occurrence_id, occurrence_ids)))
-    )

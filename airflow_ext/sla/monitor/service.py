@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -23,6 +24,7 @@ from airflow_ext.sla.monitor.discover import discover
 from airflow_ext.sla.monitor.judging import Limits, Tally, judge_due, look_early
 from airflow_ext.sla.monitor.materialise import has_policies_per_run, materialise, materialise_runs
 from airflow_ext.sla.monitor.prune import prune
+from airflow_ext.sla.monitor.watch import Watch
 from airflow_ext.sla.policy_files import read_policies
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,6 @@ _DISCOVER, _ALL, _PRUNE, _PING = (
     timedelta(minutes=1),
 )
 _WRITE = timedelta(minutes=1)
-_EARLY_SHARE = 20
-"""Looking early may take so many times less than the time between two looks."""
 _LONGEST_WAIT = 30.0
 
 
@@ -105,7 +105,9 @@ class Monitor:
         self._guard = JumpGuard()
         self._started = datetime.now(UTC)
         self._last: dict[str, datetime] = {}
-        self._early_cost = 0.0
+        self._watch = Watch(batch=settings.limits.batch, sweep=settings.limits.sweep)
+        self._lease_until: datetime | None = None
+        self._more_to_write = False
         self._last_tick = timedelta(0)
         self._wake, self._stop = threading.Event(), threading.Event()
         self._problem = ""
@@ -121,18 +123,15 @@ class Monitor:
         with self._sessions() as session:
             now = self._clock(session)
             report.held = self._guard.holds(now, self._monotonic())
-            report.duties = leases.acquire(
-                session, leases.DUTIES, holder=self.holder, now=now, ttl=3 * self.settings.tick
-            )
-            session.commit()
+            report.duties = self._has_duties(session, now)
             if report.held:
                 log.error("The clock has jumped to %s: judging waits until it lasts", now.isoformat())
             else:
                 if report.duties:
                     self._prepare(session, now, report)
                 self._judge(session, now, report)
-                if report.duties:
-                    self._early(session, now, report)
+                if report.duties and not report.more:
+                    self._duty(session, lambda: self._early(session, now, report))
             self._beat(session, now, report)
         report.seconds = time.perf_counter() - begin
         self._last_tick = timedelta(seconds=report.seconds)
@@ -182,12 +181,24 @@ class Monitor:
         """Let :meth:`run` end after the tick it is in."""
         self._stop.set()
 
-    def _prepare(self, session: Session, now: datetime, report: Report) -> None:
-        leases.show_heartbeat(session, now=now, tick=self.settings.tick)
+    def _has_duties(self, session: Session, now: datetime) -> bool:
+        """Say whether the duties are this replica's; while its lease lasts beyond the next tick, nobody has to be asked."""
+        until = self._lease_until
+        if until is None or not until - 2 * self.settings.tick < now + self.settings.tick <= until:
+            return self._renew(session, now)
+        return True
+
+    def _renew(self, session: Session, now: datetime) -> bool:
+        ttl = 3 * self.settings.tick
+        held = leases.acquire(session, leases.DUTIES, holder=self.holder, now=now, ttl=ttl)
         session.commit()
+        self._lease_until = now + ttl if held else None
+        return held
+
+    def _prepare(self, session: Session, now: datetime, report: Report) -> None:
         if self._is_time("discover", _DISCOVER, now):
             self._duty(session, lambda: self._discover(session, now, report))
-        if report.changed or self._is_time("write", _WRITE, now):
+        if report.changed or self._more_to_write or self._is_time("write", _WRITE, now):
             self._duty(session, lambda: self._write(session, now, report))
         if self._per_run:
             self._duty(session, lambda: self._write_runs(session, now, report))
@@ -211,8 +222,10 @@ class Monitor:
         self._last["discovered"] = now
 
     def _write(self, session: Session, now: datetime, report: Report) -> None:
-        report.written = materialise(session, now=now, horizon=self.settings.horizon)
-        self._per_run = has_policies_per_run(session)
+        report.written, self._more_to_write = materialise(session, now=now, horizon=self.settings.horizon)
+        report.more = self._more_to_write
+        if not self._more_to_write:
+            self._per_run = has_policies_per_run(session)
 
     def _write_runs(self, session: Session, now: datetime, report: Report) -> None:
         report.written += materialise_runs(session, now=now)
@@ -229,20 +242,20 @@ class Monitor:
                 return
         report.judged = judge_due(session, now=now, limits=self.settings.limits)
         session.commit()
-        report.more = report.judged.looked >= self.settings.limits.batch
+        report.more |= report.judged.looked >= self.settings.limits.batch
 
     def _early(self, session: Session, now: datetime, report: Report) -> None:
-        if report.more or not self._is_time("early", timedelta(seconds=self._early_cost * _EARLY_SHARE), now):
-            return
-        begin = time.perf_counter()
-
-        def look() -> None:
-            report.early = look_early(session, now=now, limits=self.settings.limits)
-
-        self._duty(session, look)
-        self._early_cost = time.perf_counter() - begin
+        policies = self._watch.news(session, now=now)
+        report.early = look_early(session, policies, now=now, limits=self.settings.limits)
+        report.more |= self._watch.more
 
     def _beat(self, session: Session, now: datetime, report: Report) -> None:
+        if session.get_bind().dialect.name == "postgresql":
+            # If the server dies, the last of these may be lost, and nothing hangs on it: not worth a wait for the disk.
+            session.execute(text("SET LOCAL synchronous_commit = off"))
+        if report.duties and not report.held:
+            leases.show_heartbeat(session, now=now, tick=self.settings.tick)
+        forget = self._is_time("forget", _PRUNE, now)
         leases.beat(
             session,
             holder=self.holder,
@@ -251,7 +264,10 @@ class Monitor:
             tick=self.settings.tick,
             last_tick=self._last_tick,
             lag=report.judged.lag,
+            forget=forget,
         )
+        if report.duties:
+            self._renew(session, now)
         session.commit()
         if self._ping and self.settings.ping_url and not report.held and self._is_time("ping", _PING, now):
             self._ping(self.settings.ping_url)

@@ -44,6 +44,7 @@ def migrate(connection: Connection, revision: str) -> None:
 
 def test_the_history_makes_what_the_models_say_and_takes_it_back(engine: Engine) -> None:
     with engine.connect() as connection:
+        migrate(connection, "0001")  # as the first revision left them
         migrate(connection, "head")
         options = {"version_table": VERSION_TABLE, "compare_type": True}
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
@@ -77,5 +78,5 @@ def test_airflow_db_migrate_makes_them_once(tmp_path: Path) -> None:
     with engine.connect() as connection:
         assert MigrationContext.configure(
             connection, opts={"version_table": VERSION_TABLE}
-        ).get_current_heads() == ("0001",)
+        ).get_current_heads() == ("0002",)
     engine.dispose()
