@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from airflow_ext.contracts.partition import PartitionRule
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.sla.calendars import working_days
 from airflow_ext.sla.clock import format_days
@@ -27,6 +28,7 @@ DEFAULT_RUN_TYPES = {
     "within": (*_BY_ITSELF, "asset_materialization", "manual"),
     "fresh": (*_BY_ITSELF, "asset_materialization", "manual"),
     "every": (*_BY_ITSELF, "asset_materialization", "manual"),
+    "partition": RUN_TYPES,
 }
 SINCE = ("schedule", "queue", "start")
 ON_PAUSED = ("alert", "excuse", "excuse_after_ack")
@@ -34,6 +36,8 @@ ON_FAILURE = ("tell", "wait")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _BUDGET = re.compile(r"(\d{1,4}) in (\d{1,4})")
 _DAY = timedelta(days=1)
+LONGEST_PARTITION = 38
+"""Characters of a partition key: with two more, it is the slot of an occurrence."""
 
 
 def one_kind(given: dict[str, object]) -> str:
@@ -163,6 +167,19 @@ def check_budget(budget: str | None) -> str:
     if match is None or not 0 <= int(match[1]) < int(match[2]):
         raise InvalidError(f'budget={budget!r}: write how many of how many may be missed, such as "3 in 30"')
     return budget
+
+
+def check_partitions(rule: PartitionRule | None) -> None:
+    """Check that the keys of a contract's partitions are short enough to name occurrences.
+
+    :raises InvalidError: If they are not.
+    """
+    key = rule.render(datetime(2000, 12, 31, tzinfo=UTC)) if rule is not None else ""
+    if len(key) > LONGEST_PARTITION:
+        raise InvalidError(
+            f"contract=...: its partitions are called like {key!r}, which is longer than {LONGEST_PARTITION} characters; "
+            "name them shorter in airflow.partition, or give fresh= and the contract's asset as asset="
+        )
 
 
 def check_subject(given: dict[str, Any]) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.sla.channel import Channel, channels_to_json, check_path
+from airflow_ext.sla.checks import check_subject
+from airflow_ext.sla.contract_promises import Promised, find, promises
 from airflow_ext.sla.escalation import Step, check_channels, check_steps, steps_to_json
-from airflow_ext.sla.policy import DEFAULT_LATE_START, Policy
+from airflow_ext.sla.policy import DEFAULT_LATE_START, Policy, shortened
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.deadline import DeadlineAlert
 
+    from airflow_ext.contracts.model import Contract
+
 CALLBACK_PATH = "airflow_ext.notifications.sla.tell_missed_sla"
+ALSO = "also"
+"""Callback argument with further policies of the same ``sla()``, as JSON: Airflow takes flat values only."""
+_KINDS = ("by", "within", "fresh", "every")
 
 
 def sla(
@@ -51,7 +59,7 @@ def sla(
     """Promise when a DAG, a task, a group of tasks or an asset is done, and say who hears of it if it is not.
 
     Give the result, or a list of such results, to ``DAG(deadline=...)``. Exactly one of ``by``, ``within``,
-    ``fresh`` and ``every`` says what is promised; at most one of ``task``, ``group``, ``asset`` and ``contract`` about
+    ``fresh`` and ``every`` says what is promised, or a ``contract`` does by its ``slaProperties``; at most one of ``task``, ``group``, ``asset`` and ``contract`` about
     what, else it is the whole run. The monitor (``airflow ext sla monitor``) keeps all of them. Without it only
     ``by`` and ``within`` of whole runs are kept, as a deadline of Airflow.
 
@@ -92,7 +100,11 @@ def sla(
     :param task: Id of a task of this DAG; skipped counts as done, all mapped instances have to be.
     :param group: Id of a task group of this DAG: all its tasks.
     :param asset: An asset, or its name: an event of it counts, unless a backfill made it.
-    :param contract: A contract, or a range of one major version: it counts when it is found to hold.
+    :param contract: A :class:`~airflow_ext.contracts.Contract`, or a range of one major version: it counts when it is found
+        to hold. Without ``by``, ``within``, ``fresh`` and ``every``, each of its ``timeOfAvailability``, ``latency``,
+        ``freshness`` and ``frequency`` becomes a policy of its own, named after ``name`` and the property; owner, zone
+        and ``airflow.grace`` are the contract's where nothing else is given. A range is looked up in ``[airflow_ext]
+        contracts_folder``.
     :param formerly: Id this DAG had before, so that history goes on under the new one.
     :raises TypeError: If an argument has the wrong type.
     :raises InvalidError: If a value is wrong, or nobody would be told.
@@ -103,7 +115,7 @@ def sla(
 
     from airflow_ext.sla.reference import SlaDeadline
 
-    policy = Policy.make(
+    policies = make_policies(
         by=by,
         within=within,
         tz=tz,
@@ -130,18 +142,71 @@ def sla(
         contract=contract,
         formerly=formerly,
     )
+    first, *others = policies
+    told = told_to(channels=channels, callback=callback, escalate=escalate)
+    more = {ALSO: json.dumps([policy.to_flat() for policy in others])} if others else {}
     return DeadlineAlert(
-        reference=SlaDeadline(policy.to_flat()),
-        interval=policy.grace,
-        callback=AsyncCallback(
-            CALLBACK_PATH,
-            kwargs={
-                **policy.to_flat(),
-                **told_to(channels=channels, callback=callback, escalate=escalate),
-            },
-        ),
-        name=policy.name,
+        reference=SlaDeadline(first.to_flat()),
+        interval=first.grace,
+        callback=AsyncCallback(CALLBACK_PATH, kwargs={**first.to_flat(), **told, **more}),
+        name=first.name,
     )
+
+
+def make_policies(**given: Any) -> list[Policy]:
+    """Return the policies of one ``sla()``: one, or one for each promise that its contract makes.
+
+    :param given: The arguments of :meth:`Policy.make`.
+    :raises TypeError: If an argument has the wrong type.
+    :raises InvalidError: If a value is wrong, or the contract is not there or promises nothing.
+    """
+    if given.get("contract") is None:
+        return [Policy.make(**given)]
+    check_subject({name: given.get(name) for name in ("task", "group", "asset", "contract")})
+    known = find(given["contract"], _contracts_folder())
+    rule = known.partition if known is not None else None
+    if any(given.get(kind) is not None for kind in _KINDS):
+        return [Policy.make(**given, partitions=rule)]
+    if known is None:
+        raise InvalidError(
+            f"contract={given['contract']!r}: its promises stand in its file, and nobody knows where that is: set "
+            "[airflow_ext] contracts_folder, give contract=Contract.from_file(...), or say by=, within=, fresh= or "
+            "every= here"
+        )
+    if given.get("tz") is not None:
+        raise InvalidError(
+            f"tz={given['tz']!r} goes with by=; the contract has a zone of its own: leave it out"
+        )
+    return [_of_contract(known, item, given) for item in promises(known)]
+
+
+def _of_contract(contract: Contract, item: Promised, given: Mapping[str, Any]) -> Policy:
+    arguments = {**given, **item.arguments, "partitions": contract.partition}
+    if given.get("grace"):
+        arguments["grace"] = given["grace"]
+    if "within" in item.arguments:
+        arguments |= {"days": None, "calendar": None}
+    arguments["owner"] = given.get("owner") or contract.owner
+    about = given.get("name") or f"contract-{contract.id}-v{contract.major}".replace(":", "-")
+    return Policy.make(**{**arguments, "name": shortened(f"{about}-{item.word}")})
+
+
+def _contracts_folder() -> str:
+    from airflow.sdk.configuration import conf
+
+    folder: str = conf.get("airflow_ext", "contracts_folder", fallback="")
+    return folder
+
+
+def definitions(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the flat definitions that stand in the callback arguments of one ``sla()``.
+
+    :raises ValueError: If they cannot be read.
+    """
+    shared = {name: value for name, value in kwargs.items() if name != ALSO}
+    told = {name: shared[name] for name in ("channels", "callback", "escalate") if name in shared}
+    others = json.loads(kwargs.get(ALSO) or "[]")
+    return [shared, *({**other, **told} for other in others)]
 
 
 def told_to(

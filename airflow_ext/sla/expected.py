@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from airflow_ext.contracts.partition import PartitionRule
 from airflow_ext.sla.clock import Due, due_on, parse_clock, parse_zone
 from airflow_ext.sla.policy import Policy
 
@@ -17,7 +18,15 @@ Ticks = Callable[[datetime, datetime], Sequence[datetime]]
 _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
 _MIDNIGHT = time(0)
-_RULE_FIELDS = ("by", "within", "since", "fresh", "every", "tz", "days", "calendar", "grace", "late_start")
+_RULE_FIELDS = (
+    *("by", "within", "since", "fresh", "every", "tz", "days", "calendar", "grace", "late_start"),
+    *("exceptions", "maintenance", "partition_format", "partition_zone"),
+)
+PARTITION = "p/"
+"""How slots begin that stand for a partition of a contract."""
+_RECOVERY = timedelta(days=7)
+"""For so long after it was due, a partition that is published counts as recovered."""
+_INSTANT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ def rule_of(policy: Policy, schedule: str) -> str:
     :param schedule: The DAG's schedule as text, where occurrences follow it.
     """
     flat = policy.to_flat()
-    parts = [flat.get(name) for name in (*_RULE_FIELDS, "exceptions", "maintenance")]
+    parts = [flat.get(name) for name in _RULE_FIELDS]
     return hashlib.sha256(json.dumps([*parts, policy.subject == "asset", schedule]).encode()).hexdigest()
 
 
@@ -59,6 +68,9 @@ def occurrences(policy: Policy, *, start: datetime, end: datetime, ticks: Ticks 
 
     :param ticks: The schedule, ``None`` if it names no times (asset-triggered DAGs, for example).
     """
+    rule = policy.partitions
+    if rule is not None and policy.kind in ("by", "within"):
+        return list((_by_partition if policy.kind == "by" else _within_partition)(policy, rule, start, end))
     makers: dict[str, Callable[[], Iterator[Expected]]] = {
         "by": lambda: _by(policy, start, end, ticks),
         "within": lambda: _within(policy, start, end, ticks),
@@ -104,6 +116,45 @@ def _within(policy: Policy, start: datetime, end: datetime, ticks: Ticks | None)
             yield _expected(
                 policy, due, slot, window=(tick, tick + _SECOND), other=(tick, at + policy.late_start)
             )
+
+
+def _by_partition(policy: Policy, rule: PartitionRule, start: datetime, end: datetime) -> Iterator[Expected]:
+    """Yield one for each time of day by which another partition has ended: the last that has is due."""
+    zone, at = parse_zone(policy.tz), parse_clock(policy.by or "")
+    for day in _dates(start, end, zone):
+        due, before = due_on(day, at=at, zone=zone), due_on(day - _DAY, at=at, zone=zone)
+        if (
+            start < due <= end
+            and policy.promised_on(day)
+            and (key := _ended(rule, due)) != _ended(rule, before)
+        ):
+            yield _partition(policy, rule, key, Due(day, due))
+
+
+def _within_partition(
+    policy: Policy, rule: PartitionRule, start: datetime, end: datetime
+) -> Iterator[Expected]:
+    """Yield one for each partition, so long after its end."""
+    length, zone = policy.within or _DAY, parse_zone(policy.tz)
+    key = rule.render(start - length)
+    while (closed := rule.instants(key)[1]) + length <= end:
+        due = closed + length
+        if due > start:
+            yield _partition(policy, rule, key, Due(due.astimezone(zone).date(), due))
+        key = rule.render(closed)
+
+
+def _ended(rule: PartitionRule, moment: datetime) -> str:
+    key = rule.render(moment - _INSTANT)
+    begin, close = rule.instants(key)
+    return key if close <= moment else rule.render(begin - _INSTANT)
+
+
+def _partition(policy: Policy, rule: PartitionRule, key: str, due: Due) -> Expected:
+    begin, close = rule.instants(key)
+    window, late = (begin, due.at), (begin, due.at + policy.grace + _RECOVERY)
+    found = _expected(policy, due, f"{PARTITION}{key}", window=window, other=late)
+    return replace(found, watch_from=close)
 
 
 def _every(policy: Policy, start: datetime, end: datetime) -> Iterator[Expected]:

@@ -15,6 +15,7 @@ CAUSES = {
     "dag_gone": "the DAG is not there any more",
     "scheduler_dead": "no scheduler is alive",
     "no_event": "the asset was not updated",
+    "breached": "it was published, and does not hold what its contract promises",
     "stale": "the last update is too old",
     "too_few": "it was done too rarely",
     "exception": "an exception of the policy",

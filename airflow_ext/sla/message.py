@@ -142,7 +142,8 @@ def _no_run(event: SlaEvent) -> str:
         "import_error": "was not run, the DAG file does not import",
         "dag_gone": "was not run, the DAG is gone",
         "scheduler_dead": "was not run, no scheduler is alive",
-        "no_event": "was not updated",
+        "no_event": "was not published" if event.subject_name.startswith("contract ") else "was not updated",
+        "breached": "was published, but does not hold",
         "stale": "is too old",
         "too_few": "was done too rarely",
     }

@@ -11,6 +11,7 @@ from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+from airflow_ext.contracts.partition import PartitionRule
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.sla import calendars, checks
 from airflow_ext.sla.clock import (
@@ -22,13 +23,14 @@ from airflow_ext.sla.clock import (
     parse_days,
     parse_zone,
 )
-from airflow_ext.sla.subject import read_asset, read_contract
+from airflow_ext.sla.subject import contract_name, read_asset, read_contract
 from airflow_ext.sla.wording import duration
 
 DEFAULT_LATE_START = timedelta(hours=12)
 _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
 _YEAR = timedelta(days=366)
+_LONGEST_NAME = 100
 _LONGEST_KEY = 255  # what incident tools take as a dedup_key
 _DURATIONS = ("within", "grace", "late_start", "fresh", "every")
 _LISTS = ("days", "run_types", "exceptions", "maintenance")
@@ -84,6 +86,8 @@ class Policy:
     asset_name: str = ""
     asset_uri: str = ""
     formerly: str = ""
+    partition_format: str = ""
+    partition_zone: str = ""
 
     @classmethod
     def make(
@@ -114,9 +118,12 @@ class Policy:
         asset: Any = None,
         contract: Any = None,
         formerly: str | None = None,
+        partitions: PartitionRule | None = None,
     ) -> Policy:
         """Check the arguments of one SLA and return it.
 
+        :param partitions: How the partitions of the contract are called, where that is known: then each of them counts
+            for itself.
         :raises TypeError: If an argument has the wrong type.
         :raises InvalidError: If a value is wrong; the text names the argument and the way out.
         """
@@ -143,6 +150,7 @@ class Policy:
         names = ("", "")
         if about:
             names = read_asset(asset) if asset is not None else read_contract(contract)
+        checks.check_partitions(partitions)
         dates, windows = tuple(exceptions), tuple(maintenance)
         calendars.parse_exceptions(exceptions if isinstance(exceptions, str) else dates)
         calendars.parse_maintenance(maintenance if isinstance(maintenance, str) else windows, zone=zone)
@@ -155,7 +163,7 @@ class Policy:
             grace=grace,
             owner=owner,
             severity=severity,
-            run_types=checks.check_run_types(run_types, kind=kind),
+            run_types=checks.check_run_types(run_types, kind=kind if partitions is None else "partition"),
             late_start=late_start,
             since=_check_since(since, kind=kind, about_data=about),
             fresh=fresh,
@@ -172,6 +180,8 @@ class Policy:
             asset_name=names[0],
             asset_uri=names[1],
             formerly=formerly or "",
+            partition_format=partitions.format if partitions is not None else "",
+            partition_zone=partitions.timezone if partitions is not None else "",
         )
         return policy.renamed(checks.check_name(name) if name is not None else policy.default_name)
 
@@ -189,7 +199,9 @@ class Policy:
 
     @property
     def subject_name(self) -> str:
-        """What it is about where that is not the run: ``task load``, ``group marts``, ``asset orders``."""
+        """What it is about where that is not the run: ``task load``, ``asset orders``, ``contract orders v2``."""
+        if contract := contract_name(self.asset_name):
+            return f"contract {contract}"
         for word, name in (
             ("task", self.task),
             ("group", self.group),
@@ -200,11 +212,24 @@ class Policy:
         return ""
 
     @property
+    def is_contract(self) -> bool:
+        """Whether it is about a contract."""
+        return bool(contract_name(self.asset_name))
+
+    @cached_property
+    def partitions(self) -> PartitionRule | None:
+        """How the partitions of the contract are called, ``None`` if they do not count one by one."""
+        if not self.partition_format:
+            return None
+        return PartitionRule(self.partition_format, self.partition_zone)
+
+    @property
     def promise(self) -> str:
         """The promise in words, such as ``done by 06:00 Europe/Berlin, mon-fri``."""
         text = self._what()
         if self.subject == "asset":
-            text = f"{self.subject_name} {text.replace('done', 'updated', 1)}"
+            done = "published" if self.is_contract else "updated"
+            text = f"{self.subject_name} {text.replace('done', done, 1)}"
         elif self.subject == "task":
             text = f"{self.subject_name} {text}"
         if self.calendar is not None:
@@ -215,7 +240,8 @@ class Policy:
         if self.by is not None:
             return f"done by {self.by} {self.tz}, {format_days(self.days)}"
         if self.within is not None:
-            since = {"schedule": "of its scheduled time", "start": "of its start"}
+            named = "its partition's end" if self.partition_format else "its scheduled time"
+            since = {"schedule": f"of {named}", "start": "of its start"}
             return f"done within {duration(self.within)} {since.get(self.since, 'of being queued')}"
         if self.fresh is not None:
             return f"done again before it is {duration(self.fresh)} old"
@@ -233,11 +259,9 @@ class Policy:
             period = getattr(self, self.kind)
             parts = [self.kind, duration(period).replace(" ", "")]
         if self.subject != "run":
-            parts.insert(
-                0, re.sub(r"[^A-Za-z0-9._-]+", "-", self.subject_name.partition(" ")[2]).strip("-._")
-            )
-        name = "-".join(part for part in parts if part)
-        return name if len(name) <= 100 else f"{name[:87]}-{_digest(name)}"
+            about = self.task or self.group or self.asset_name or self.asset_uri
+            parts.insert(0, re.sub(r"[^A-Za-z0-9._-]+", "-", about).strip("-._"))
+        return shortened("-".join(part for part in parts if part))
 
     def renamed(self, name: str) -> Policy:
         """Return the same policy under another name."""
@@ -357,6 +381,11 @@ class Policy:
             if field.name in _ALWAYS or field.name in data:
                 values[field.name] = _unflat(field.name, data[field.name])
         return cls(**values)
+
+
+def shortened(name: str) -> str:
+    """Return a policy's name that is not too long; of a longer one, a digest takes the place of the end."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:87]}-{_digest(name)}"
 
 
 def run_slot(run_id: str) -> str:

@@ -26,9 +26,9 @@ import yaml
 
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.sla.channel import Channel
-from airflow_ext.sla.declare import told_to
+from airflow_ext.sla.declare import make_policies, told_to
 from airflow_ext.sla.escalation import Step
-from airflow_ext.sla.policy import DEFAULT_LATE_START, Policy
+from airflow_ext.sla.policy import DEFAULT_LATE_START
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|h|d)")
 _UNITS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
@@ -94,13 +94,13 @@ def _file(path: Path) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for number, item in enumerate(items, start=1):
         try:
-            found.append(_item(item))
+            found += _item(item)
         except (InvalidError, TypeError) as error:
             raise InvalidError(f"{path}, SLA {number}: {error}") from error
     return found
 
 
-def _item(item: Any) -> tuple[str, dict[str, Any]]:
+def _item(item: Any) -> list[tuple[str, dict[str, Any]]]:
     if not isinstance(item, Mapping):
         raise InvalidError(f"{item!r} is no mapping")
     given = dict(item)
@@ -118,8 +118,7 @@ def _item(item: Any) -> tuple[str, dict[str, Any]]:
     for name in _DURATIONS:
         if name in given:
             given[name] = _duration(name, given[name])
-    policy = Policy.make(**{**_NEEDED, **given})
-    return dag_id, {**policy.to_flat(), **told}
+    return [(dag_id, {**policy.to_flat(), **told}) for policy in make_policies(**{**_NEEDED, **given})]
 
 
 def _channels(items: Any) -> list[Channel]:

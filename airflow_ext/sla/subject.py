@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from airflow_ext.contracts.model import Contract
 from airflow_ext.contracts.ranges import ContractRange, asset_name
 from airflow_ext.exceptions import InvalidError
+
+_CONTRACT = re.compile(r"contract/(.+)/v(\d+)")
 
 
 def read_asset(asset: Any) -> tuple[str, str]:
@@ -38,3 +41,9 @@ def read_contract(contract: Any) -> tuple[str, str]:
             "an sla() is about one, write one for each"
         )
     return asset_name(found.id, found.majors[0]), ""
+
+
+def contract_name(asset: str) -> str:
+    """Return ``orders v2`` for the asset that stands for that contract, an empty string for any other asset."""
+    match = _CONTRACT.fullmatch(asset)
+    return f"{match[1]} v{match[2]}" if match else ""

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from airflow_ext.sla.declare import CALLBACK_PATH
+from airflow_ext.sla.declare import CALLBACK_PATH, definitions
 from airflow_ext.sla.expected import rule_of
 from airflow_ext.sla.ledger.models import (
     EXPECTED,
@@ -124,16 +124,17 @@ def _read(session: Session, newest: Sequence[Any], *, now: datetime) -> list[Fou
         data = alert.callback_def.get("__data__", alert.callback_def)
         if data.get("path") == CALLBACK_PATH:
             alerts.setdefault(alert.serialized_dag_id, []).append((str(alert.id), data["kwargs"]))
-    found = []
+    found: list[Found | None] = []
     query = select(S.c.id, S.c.data, S.c.data_compressed).where(S.c.id.in_(alerts))
     for row in session.execute(query):
         dag = _dag_of(row)
         # Airflow leaves the rows of a DAG that has given up its deadlines.
         kept = set(dag.get("deadline") or ())
         for alert_id, kwargs in alerts[row.id]:
-            if alert_id in kept and (item := _found(names[row.id], DAG_SOURCE, kwargs, dag, now=now)):
-                found.append(item)
-    return found
+            if alert_id in kept:
+                said = definitions(kwargs)
+                found += [_found(names[row.id], DAG_SOURCE, each, dag, now=now) for each in said]
+    return [item for item in found if item is not None]
 
 
 def _dag_of(row: Any) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def _found(
     except (KeyError, ValueError, TypeError, AttributeError):
         log.exception("An SLA of DAG %s cannot be read; it is left as it was", dag_id)
         return None
-    if policy.since in ("queue", "start"):
+    if policy.since in ("queue", "start") or policy.partitions is not None:
         schedule = ""
     text = json.dumps(dict(definition), sort_keys=True)
     return Found(dag_id, source, policy, text, schedule, _tasks(policy, dag), there=bool(dag))

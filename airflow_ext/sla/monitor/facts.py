@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from airflow_ext.sla.expected import PARTITION
 from airflow_ext.sla.judge import Fact
 from airflow_ext.sla.ledger.models import OccurrenceRow, PolicyRow, PolicyTaskRow
 from airflow_ext.sla.ledger.sql import among, table_of
@@ -192,9 +193,13 @@ def _events(chosen: Chosen, *, windowed: bool = True) -> Select[Any]:
         .join(E, E.c.asset_id == ASSET.c.id)
         .outerjoin(R, and_(R.c.dag_id == E.c.source_dag_id, R.c.run_id == E.c.source_run_id))
         .where(P.c.subject == "asset", or_(R.c.run_type.is_(None), _type_counts(R.c.run_type)))
+        # A publication of a contract is an event with its partition, beside one without for plain consumers.
+        .where(or_(P.c.asset_name.not_like("contract/%"), E.c.partition_key.is_not(None)))
     )
     if windowed:
+        slot = literal(PARTITION).concat(E.c.partition_key)
         query = query.where(E.c.timestamp >= O.c.other_start, E.c.timestamp < O.c.other_end)
+        query = query.where(or_(O.c.slot.not_like(f"{PARTITION}%"), O.c.slot == slot))
     return chosen(query)
 
 
@@ -247,6 +252,18 @@ def _read_best(session: Session, parts: Sequence[Select[Any]], *, many: bool) ->
         )
         for row in rows
     }
+
+
+def publications(
+    session: Session, chosen: Chosen, *, since: datetime
+) -> dict[int, list[tuple[datetime, str]]]:
+    """Return when which partition of its contract was found to hold, for each occurrence, in order."""
+    query = _events(chosen, windowed=False).where(E.c.timestamp >= since)
+    query = query.with_only_columns(O.c.id, E.c.timestamp, E.c.partition_key).order_by(E.c.timestamp, E.c.id)
+    found: dict[int, list[tuple[datetime, str]]] = {}
+    for row in session.execute(query):
+        found.setdefault(row.id, []).append((row.timestamp, row.partition_key))
+    return found
 
 
 def completions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,6 +27,7 @@ from airflow_ext.sla.monitor import periodic
 from airflow_ext.sla.monitor.dags import read_states, scheduler_is_alive
 from airflow_ext.sla.monitor.facts import read_facts
 from airflow_ext.sla.monitor.incidents import JOINED, Broken, open_incidents, paused_acknowledged, resolve
+from airflow_ext.sla.monitor.verdicts import breached
 
 O, P = table_of(OccurrenceRow), table_of(PolicyRow)  # noqa: E741  as in the queries
 _ONE_ENDED = ("by", "within")
@@ -181,6 +182,7 @@ def _judge(
     world = _World(session, left, now=now, limits=limits)
     outcomes = [(row, known.get(row.id, Fact()), world) for row in left if row.kind in _ONE_ENDED]
     decisions = [(row, fact, _decide(row, fact, world, now)) for row, fact, world in outcomes]
+    decisions = _name_breaches(session, decisions)
     _apply(session, decisions, now=now, limits=limits, tally=tally)
     rest = [row for row in left if row.kind not in _ONE_ENDED]
     if rest:
@@ -211,6 +213,18 @@ def _decide(row: Any, fact: Fact, world: _World, now: datetime) -> Decision:
         dag=world.dags.get(row.dag_id, DagState()),
         now=now,
     )
+
+
+def _name_breaches(
+    session: Session, decisions: list[tuple[Any, Fact, Decision]]
+) -> list[tuple[Any, Fact, Decision]]:
+    """Say of contracts without an event whether they were judged and do not hold."""
+    silent = [row.id for row, _, decision in decisions if decision.cause == "no_event"]
+    broken = breached(session, silent) if silent else set()
+    return [
+        (row, fact, replace(decision, cause="breached") if row.id in broken else decision)
+        for row, fact, decision in decisions
+    ]
 
 
 def _apply(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ from airflow_ext.sla.ledger.models import (
     PolicyRow,
 )
 from airflow_ext.sla.ledger.sql import add_new, among, table_of
-from airflow_ext.sla.monitor.facts import completions
+from airflow_ext.sla.monitor.facts import completions, publications
 from airflow_ext.sla.monitor.incidents import Broken, open_incidents, resolve, versions_of
+from airflow_ext.sla.monitor.verdicts import breached
 from airflow_ext.sla.policy import Policy
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 O, I, P = table_of(OccurrenceRow), table_of(IncidentRow), table_of(PolicyRow)  # noqa: E741  as in the queries
 _AGAIN = timedelta(seconds=30)
+_NEWEST = timedelta(days=31)
+"""So far back the newest partition is looked for, beside which others are repairs."""
 
 
 def judge(
@@ -54,6 +57,7 @@ def judge(
     ends: dict[int, list[datetime]] = {}
     for subject in {row.subject for row in rows}:
         ends |= completions(session, chosen, subject=subject, since=oldest)
+    ends |= _published(session, rows, versions, since=oldest)
     begun = {
         row.id: row.created_at
         for row in session.execute(
@@ -61,6 +65,7 @@ def judge(
         )
     }
     work = _Work(session, now=now, limits=limits, tally=tally, dags=dags)
+    work.breached = breached(session, [row.id for row in rows if row.subject == "asset"])
     for row in rows:
         policy = versions[row.version_id].policy
         times = ends.get(row.id, [])
@@ -71,6 +76,30 @@ def judge(
     work.finish()
 
 
+def _published(
+    session: Session, rows: Sequence[Any], versions: Mapping[int, Any], *, since: datetime
+) -> dict[int, list[datetime]]:
+    """Return when contracts went on: what repairs a partition older than the newest so far makes nothing fresh."""
+    rules = {row.id: rule for row in rows if (rule := versions[row.version_id].policy.partitions) is not None}
+    if not rules:
+        return {}
+
+    def chosen(query: Select[Any]) -> Select[Any]:
+        return query.where(among(session, O.c.id, list(rules)))
+
+    found: dict[int, list[datetime]] = {number: [] for number in rules}
+    for number, events in publications(session, chosen, since=since - _NEWEST).items():
+        newest: datetime | None = None
+        for moment, key in events:
+            if not rules[number].fits(key):
+                continue
+            begin = rules[number].bounds(key)[0]
+            if newest is None or begin >= newest:
+                newest = begin
+                found[number].append(moment)
+    return found
+
+
 class _Work:
     def __init__(
         self, session: Session, *, now: datetime, limits: Limits, tally: Tally, dags: dict[str, DagState]
@@ -79,6 +108,7 @@ class _Work:
         self.broken: list[Broken] = []
         self.recovered: list[int] = []
         self.more: list[dict[str, Any]] = []
+        self.breached: set[int] = set()
 
     def every(self, row: Any, policy: Policy, times: list[datetime]) -> None:
         count = sum(row.window_start <= moment < row.window_end + policy.grace for moment in times)
@@ -178,7 +208,9 @@ class _Work:
 
     def _cause(self, row: Any, otherwise: str) -> str:
         found = cause_of(Fact(), self.dags.get(row.dag_id, DagState()), about_data=True)
-        return otherwise if found == "no_event" else found
+        if found != "no_event":
+            return found
+        return "breached" if row.id in self.breached else otherwise
 
     def _end(self, row: Any, state: str, cause: str, *, done_at: datetime | None = None) -> None:
         self._update(row, state=state, cause=cause, done_at=done_at, next_check_at=None, settled_at=self.now)

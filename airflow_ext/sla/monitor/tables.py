@@ -79,6 +79,14 @@ ASSET_EVENT = Table(
     Column("timestamp", UtcTime),
     Column("source_dag_id", String(250)),
     Column("source_run_id", String(250)),
+    Column("partition_key", String(250)),
+)
+ASSET_STATE = Table(
+    "asset_state_store",
+    airflow,
+    Column("asset_id", Integer, primary_key=True),
+    Column("key", String(512), primary_key=True),
+    Column("value", Text),
 )
 SERIALIZED_DAG = Table(
     "serialized_dag",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from airflow.serialization.serialized_objects import DagSerialization
 from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.orm import Session
 
+from airflow_ext.contracts.head import Entry, Head
+from airflow_ext.contracts.partition import PartitionRule
+from airflow_ext.contracts.verdict import Status
 from airflow_ext.sla.ledger.models import IncidentRow, OccurrenceRow, OutboxRow, PolicyRow, metadata
 from airflow_ext.sla.monitor import tables
 from airflow_ext.sla.monitor.service import Monitor, Report, Settings
@@ -37,6 +41,7 @@ class World:
         self.now = at(start)
         self.settings = Settings(**settings)
         self.scheduler_alive = True
+        self.heads: dict[str, Head] = {}
         self.monitor = self.replica("one")
 
     def replica(self, name: str) -> Monitor:
@@ -135,15 +140,35 @@ class World:
         end = at(ended) if ended else None
         self._write(insert(tables.TASK_INSTANCE).values(id=uuid.uuid4(), end_date=end, **values))
 
-    def asset_event(self, name: str, moment: str, *, dag_id: str = "", run_id: str = "") -> None:
-        """Add an event of an asset, which is made if need be."""
+    def asset(self, name: str) -> int:
+        """Return the id of an asset, which is made if need be."""
         with Session(self.engine) as session:
             number = session.scalar(select(tables.ASSET.c.id).where(tables.ASSET.c.name == name))
         if number is None:
             self._write(insert(tables.ASSET).values(name=name, uri=name))
-            return self.asset_event(name, moment, dag_id=dag_id, run_id=run_id)
+            return self.asset(name)
+        return number
+
+    def asset_event(self, name: str, moment: str, *, dag_id: str = "", run_id: str = "") -> None:
+        """Add an event of an asset."""
         source = {"source_dag_id": dag_id or None, "source_run_id": run_id or None}
-        return self._write(insert(tables.ASSET_EVENT).values(asset_id=number, timestamp=at(moment), **source))
+        row = {"asset_id": self.asset(name), "timestamp": at(moment), **source}
+        self._write(insert(tables.ASSET_EVENT).values(row))
+
+    def publish(
+        self, name: str, partition: str, moment: str, *, status: Status = Status.PASS, **source: str
+    ) -> None:
+        """Add what a publication of a contract leaves: its head, and events with and without the partition if it holds."""
+        self.heads[name] = self.heads.get(name, Head()).with_entry(
+            partition, Entry(status, self.heads.get(name, Head()).seq + 1, "2.0.0"), PartitionRule()
+        )
+        where = {"asset_id": self.asset(name), "key": "head"}
+        self._write(delete(tables.ASSET_STATE).where(tables.ASSET_STATE.c.asset_id == where["asset_id"]))
+        value = json.dumps(self.heads[name].to_dict())
+        self._write(insert(tables.ASSET_STATE).values(**where, value=value))
+        for key in (partition, None) if status.holds else ():
+            row = {"asset_id": where["asset_id"], "timestamp": at(moment), "partition_key": key, **source}
+            self._write(insert(tables.ASSET_EVENT).values(row))
 
     def states(self, dag_id: str | None = None) -> dict[str, tuple[str, str]]:
         """Return state and cause of each occurrence by date and slot."""
