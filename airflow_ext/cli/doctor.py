@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO
 
-from airflow_ext.cli import doctor_config, doctor_database, doctor_install
+from airflow_ext.cli import doctor_config, doctor_database, doctor_install, doctor_sla
 from airflow_ext.cli.doctor_finding import Finding, fail
 
 Check = Callable[[], Iterable[Finding]]
@@ -32,6 +32,7 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
         doctor_config.secrets_backend,
     ),
     "Metadata database": (doctor_database.database,),
+    "SLAs": (doctor_sla.ledger, doctor_sla.monitors),
 }
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _INDENT = 8

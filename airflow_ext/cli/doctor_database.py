@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from importlib.metadata import version
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from airflow_ext.cli import doctor_dbt
+from airflow_ext.cli import doctor_dbt, doctor_sla
 from airflow_ext.cli.doctor_finding import Finding, fail, ok, warn
-from airflow_ext.cli.doctor_install import importable
 
 if TYPE_CHECKING:
     from airflow.models.deadline_alert import DeadlineAlert
@@ -79,10 +77,9 @@ def components() -> Iterator[Finding]:
 
 def deadlines() -> Iterator[Finding]:
     """What DAGs say about deadlines will work when it is needed."""
-    from airflow_ext.sla.declare import CALLBACK_PATH
+    from airflow_ext.sla.declare import CALLBACK_PATH, definitions
 
-    channels: set[str] = set()
-    dags: set[str] = set()
+    promised = doctor_sla.definitions_in_force()
     queued: set[str] = set()
     with _session() as session:
         for dag_id, alert in _alerts(session):
@@ -90,9 +87,8 @@ def deadlines() -> Iterator[Finding]:
                 queued.add(dag_id)
             data: Any = alert.callback_def.get("__data__", alert.callback_def)
             if data.get("path") == CALLBACK_PATH:
-                dags.add(dag_id)
-                channels |= {item["notifier"] for item in json.loads(data["kwargs"]["channels"])}
-    yield from _channels(channels, dags=len(dags))
+                promised += [(dag_id, definition) for definition in definitions(data["kwargs"])]
+    yield from doctor_sla.channels(promised)
     if queued and Version(version("apache-airflow-core")) < Version("3.4"):
         yield warn(
             f"{len(queued)} DAGs have a deadline on DAGRUN_QUEUED_AT ({_some(queued)}): clearing one of their "
@@ -120,19 +116,6 @@ def _alerts(session: Session) -> Iterator[tuple[str, DeadlineAlert]]:
         # Airflow leaves the rows of a DAG that has given up its deadlines without a run in between.
         if dag.data and dag.data["dag"].get("deadline"):
             yield from ((dag.dag_id, alert) for alert in dag.deadline_alerts)
-
-
-def _channels(notifiers: set[str], *, dags: int) -> Iterator[Finding]:
-    missing = sorted(path for path in notifiers if not importable(path))
-    if missing:
-        yield fail(
-            f"SLAs of {dags} DAGs tell channels that cannot be imported here: {', '.join(missing)}",
-            "Correct the path in Channel(...), or install the provider where the triggerer runs.",
-        )
-    elif dags:
-        yield ok(f"SLAs of {dags} DAGs; their {len(notifiers)} notifiers can be imported")
-    else:
-        yield ok("no DAG has an sla()")
 
 
 def _some(names: set[str]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from airflow_ext.sla.monitor.service import Monitor, Settings
 from airflow_ext.testing.airflow_client import AirflowClient, wait_until
 from airflow_ext.testing.local_airflow import LocalAirflow
+from tests.integration.chat import Chat, chat_server
 
 DAGS = ("slam_late", "slam_failed", "slam_never", "slam_paused", "slam_dead", "slam_dst", "slam_import")
 TICK = 1
@@ -34,11 +35,25 @@ def tell(event):
 """
 
 
+SLACK = "airflow.providers.slack.notifications.slack.SlackNotifier"
+TEAM, LEAD = "#team", "#lead"
+
+
+def chat_channel(name: str) -> dict[str, str]:
+    return {"notifier": SLACK, "slack_conn_id": "slam_chat", "channel": name}
+
+
+ESCALATING = {
+    "channels": [chat_channel(TEAM)],
+    "escalate": [{"after": "1 min", "channels": [chat_channel(LEAD)], "owner": "lead"}],
+}
+
+
 class Watch:
     """A monitor process, the YAML it reads and what it told."""
 
-    def __init__(self, airflow: LocalAirflow, scratch: Path) -> None:
-        self.airflow, self.scratch = airflow, scratch
+    def __init__(self, airflow: LocalAirflow, scratch: Path, chat: Chat) -> None:
+        self.airflow, self.scratch, self.chat = airflow, scratch, chat
         self.folder = scratch / "slam"
         self.folder.mkdir(exist_ok=True)
         self.file, self.told_file = self.folder / "slas.yaml", self.folder / "told.jsonl"
@@ -47,10 +62,10 @@ class Watch:
         self.slas: list[dict[str, Any]] = []
         self._process: subprocess.Popen[bytes] | None = None
 
-    def promise(self, dag_id: str, due: datetime) -> None:
+    def promise(self, dag_id: str, due: datetime, **more: Any) -> None:
         """Promise a DAG by a time of today."""
         sla = {"dag": dag_id, "by": f"{due:%H:%M:%S}", "tz": "UTC", "callback": "slam_sink.tell"}
-        self.slas.append({**sla, "run_types": ["manual"], "name": "founding"})
+        self.slas.append({**sla, "run_types": ["manual"], "name": "founding", **more})
         part = self.file.with_suffix(".part")
         part.write_text(json.dumps({"slas": self.slas}))
         part.replace(self.file)
@@ -59,6 +74,13 @@ class Watch:
         """Start the process as users do."""
         environment = {
             **self.airflow.environment,
+            "AIRFLOW_CONN_SLAM_CHAT": json.dumps(
+                {
+                    "conn_type": "slack",
+                    "password": secrets.token_hex(12),
+                    "extra": {"base_url": self.chat.url},
+                }
+            ),
             "PYTHONPATH": str(self.folder),
             "AIRFLOW__AIRFLOW_EXT__SLA_TICK_SECONDS": str(TICK),
             "AIRFLOW__AIRFLOW_EXT__SLA_POLICIES": str(self.folder),
@@ -84,6 +106,16 @@ class Watch:
         self._process = None
         return status
 
+    def sla(self, *words: str) -> str:
+        """Run a command as on-call people do."""
+        return self.airflow.command("ext", "sla", *words).stdout
+
+    def incident(self, dag_id: str) -> str:
+        """Return the number of a DAG's incident."""
+        query = "select i.id from ext_sla_incident i join ext_sla_policy p on p.id = i.policy_id"
+        ((number,),) = self.rows(f"{query} where p.dag_id = '{dag_id}'")
+        return str(number)
+
     def told(self) -> list[dict[str, Any]]:
         """Return what was told so far."""
         if not self.told_file.exists():
@@ -106,9 +138,10 @@ class Watch:
 @pytest.fixture(scope="module")
 def watch(airflow: LocalAirflow, scratch: Path) -> Iterator[Watch]:
     airflow.client.wait_for_dags(DAGS)
-    made = Watch(airflow, scratch)
-    yield made
-    made.stop()
+    with chat_server() as chat:
+        made = Watch(airflow, scratch, chat)
+        yield made
+        made.stop()
     for name in DAGS:
         (scratch / name).touch()
     (scratch / "slam_broken").unlink(missing_ok=True)
@@ -140,7 +173,7 @@ def test_six_of_the_seven_are_told_in_time_and_once(
     # The monitor reads its YAML every 20 s.
     due = (datetime.now(UTC) + timedelta(seconds=25)).replace(microsecond=0)
     for name in ("slam_late", "slam_never", "slam_paused", "slam_import"):
-        watch.promise(name, due)
+        watch.promise(name, due, **(ESCALATING if name in ("slam_never", "slam_paused") else {}))
     failed = client.trigger("slam_failed")
     client.wait_for_run("slam_failed", failed, state="failed")
     ended = datetime.fromisoformat(client.run("slam_failed", failed)["end_date"])
@@ -162,6 +195,8 @@ def test_six_of_the_seven_are_told_in_time_and_once(
         since = ended if event["dag"] == "slam_failed" else due
         delay = (datetime.fromisoformat(event["at"]) - since).total_seconds()
         assert 0 <= delay <= NOTICE, (event["dag"], delay)
+    # Somebody takes care of one of the two that escalate after a minute.
+    watch.sla("ack", watch.incident("slam_paused"), "--why", "on it", "--who", "ann")
     (scratch / "slam_late").touch()
     client.wait_for_run("slam_late", late, state="success")
     over = wait_until(
@@ -186,15 +221,39 @@ def test_six_of_the_seven_are_told_in_time_and_once(
         airflow.start_component("scheduler")
     assert [(event["kind"], event["cause"]) for event in dead] == [("missed", "scheduler_dead")]
     assert (datetime.fromisoformat(dead[0]["at"]) - due).total_seconds() <= NOTICE
-    time.sleep(2 * TICK)
+    told_the_lead(watch)
     told = [(event["key"], event["kind"]) for event in watch.told()]
-    assert len(told) == len(set(told)) == 7
+    assert len(told) == len(set(told)) == 8
     assert watch.rows("select val from variable where key = 'airflow_ext_sla_heartbeat'")
     assert watch.stop() == 0
     assert watch.rows("select 1 from ext_sla_lease") == []
     (scratch / "slam_broken").unlink()
     wait_until(lambda: not client.import_errors(), timeout=60, what="the file loads again")
     airflow.wait_until_healthy()
+
+
+def told_the_lead(watch: Watch) -> None:
+    """The step goes out where nobody has acknowledged; what is excused is over in the threads it was told in."""
+    chat = watch.chat
+    wait_until(
+        lambda: chat.about("slam_never", LEAD), timeout=90, what="the escalation", explain=watch.explain
+    )
+    (first,), (step,) = chat.about("slam_never", TEAM), chat.about("slam_never", LEAD)
+    assert "1 of the escalation: nobody has acknowledged it" in step["text"]
+    assert f"airflow ext sla ack {watch.incident('slam_never')}" in step["text"]
+    watch.sla("excuse", watch.incident("slam_never"), "--why", "a drill", "--who", "ann")
+    wait_until(
+        lambda: len(chat.about("slam_never", LEAD)) == 2 and len(chat.about("slam_never", TEAM)) == 2,
+        timeout=60,
+        what="the end in both channels",
+        explain=watch.explain,
+    )
+    for opened, channel in ((first, TEAM), (step, LEAD)):
+        over = chat.about("slam_never", channel)[1]
+        assert (over["thread_ts"], "is over (excused)" in over["text"]) == (opened["ts"], True)
+    assert len(chat.about("slam_paused", TEAM)) == 1
+    assert chat.about("slam_paused", LEAD) == []
+    (watch.folder / "chat.json").write_text(json.dumps(chat.messages, indent=1))  # to look at
 
 
 def test_on_the_day_of_a_clock_change_it_is_told_at_six_by_the_clocks(watch: Watch) -> None:
