@@ -252,8 +252,8 @@ def channels(found: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Finding
 
 
 def _unknown_connections(channel: Channel) -> Iterator[tuple[str, str]]:
-    from airflow.exceptions import AirflowNotFoundException
     from airflow.models.connection import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
 
     for name, parameter in inspect.signature(load(channel.notifier)).parameters.items():
         if not name.endswith("conn_id"):

@@ -33,6 +33,7 @@ DEFAULT_RUN_TYPES = {
 SINCE = ("schedule", "queue", "start")
 ON_PAUSED = ("alert", "excuse", "excuse_after_ack")
 ON_FAILURE = ("tell", "wait")
+ON_RISK = ("quiet", "tell")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _BUDGET = re.compile(r"(\d{1,4}) in (\d{1,4})")
 _DAY = timedelta(days=1)

@@ -49,6 +49,7 @@ def sla(
     late_start: timedelta = DEFAULT_LATE_START,
     on_paused: str = "alert",
     on_failure: str = "tell",
+    on_risk: str = "quiet",
     budget: str | None = None,
     task: str | None = None,
     group: str | None = None,
@@ -96,6 +97,8 @@ def sla(
     :param on_paused: When it is due and the DAG is paused: ``alert``, ``excuse``, or ``excuse_after_ack`` (until somebody
         has acknowledged it once).
     :param on_failure: When the run fails before it is due: ``tell`` at once, or ``wait`` whether it is repaired in time.
+    :param on_risk: When a run is likely to be late, judged by how long the last good ones took (at least ten): ``tell``
+        before it is due, or stay ``quiet`` and show it as at risk.
     :param budget: How many misses are tolerable, such as ``"3 in 30"`` occurrences; for trends.
     :param task: Id of a task of this DAG; skipped counts as done, all mapped instances have to be.
     :param group: Id of a task group of this DAG: all its tasks.
@@ -135,6 +138,7 @@ def sla(
         maintenance=maintenance,
         on_paused=on_paused,
         on_failure=on_failure,
+        on_risk=on_risk,
         budget=budget,
         task=task,
         group=group,

@@ -29,7 +29,7 @@ class SlaEvent:
     :param ended: When the run ended; ``None`` if it has not.
     :param url: The page of the run, else of the DAG, in the Airflow UI.
     :param deadline_id: Airflow's id of the deadline; the same if Airflow tells it twice. Empty from the monitor.
-    :param kind: ``missed``, ``failed_before_due`` or ``resolved``.
+    :param kind: ``missed``, ``failed_before_due``, ``at_risk`` (likely to be missed) or ``resolved``.
     :param cause: Why, in a word of :data:`airflow_ext.sla.judge.CAUSES`; empty without the monitor.
     :param subject_name: What the promise is about where it is not the whole run: ``task load``, ``asset orders``.
     :param incident_id: Number of the incident in the ledger, for acknowledging it.
@@ -39,6 +39,7 @@ class SlaEvent:
     :param last_good: When the promise was last kept, or done late, before this; ``None`` if that is not known.
     :param changes: What has changed since then, in words.
     :param affected: Promises that broke because of this one, and are not told on their own.
+    :param forecast: Grounds of what is only likely, in words.
     :param others: Further promises that this message stands for, if it is a digest.
     """
 
@@ -70,6 +71,7 @@ class SlaEvent:
     changes: tuple[str, ...] = ()
     affected: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    forecast: str = ""
 
     @property
     def late(self) -> timedelta:

@@ -24,6 +24,8 @@ def subject(event: SlaEvent) -> str:
         return f"[{event.severity}] SLA over: {_about(event)} {_ending(event)}, was due {due}"
     if event.kind == "failed_before_due":
         return f"[{event.severity}] SLA at risk: {_about(event)} failed, is due {due}"
+    if event.kind == "at_risk":
+        return f"[{event.severity}] SLA at risk: {_about(event)} is likely to be late, is due {due}"
     return f"[{event.severity}] SLA missed: {_about(event)} {_short_state(event)}, was due {due}"
 
 
@@ -60,6 +62,9 @@ def headline(event: SlaEvent) -> str:
     if event.kind == "failed_before_due":
         left = duration(event.due - event.told_at)
         return f"{_about(event)} is about to miss its SLA: the run failed, {left} are left."
+    if event.kind == "at_risk":
+        left = duration(event.due - event.told_at)
+        return f"{_about(event)} is likely to miss its SLA: {CAUSES.get(event.cause, '')}, {left} are left."
     return f"{_about(event)} missed its SLA: {_long_state(event)}"
 
 
@@ -70,10 +75,12 @@ def lines(event: SlaEvent) -> list[tuple[str, str]]:
         ("Due", moment(event.due, zone=event.zone)),
         ("Late", _lateness(event)),
     ]
-    if event.kind == "resolved":
+    if event.kind in ("resolved", "at_risk"):
         rows = [row for row in rows if row[0] != "Late"]
     if event.cause in CAUSES and event.cause:
         rows.append(("Cause", f"{CAUSES[event.cause]} ({event.cause})"))
+    if event.forecast:
+        rows.append(("Forecast", event.forecast))
     if event.state:
         rows.append(("State", _state_with_time(event)))
     if event.run_id:

@@ -88,6 +88,7 @@ class Policy:
     formerly: str = ""
     partition_format: str = ""
     partition_zone: str = ""
+    on_risk: str = "quiet"
 
     @classmethod
     def make(
@@ -112,6 +113,7 @@ class Policy:
         maintenance: Iterable[str] = (),
         on_paused: str = "alert",
         on_failure: str = "tell",
+        on_risk: str = "quiet",
         budget: str | None = None,
         task: str | None = None,
         group: str | None = None,
@@ -174,6 +176,7 @@ class Policy:
             maintenance=windows,
             on_paused=checks.check_choice("on_paused", on_paused, checks.ON_PAUSED),
             on_failure=checks.check_choice("on_failure", on_failure, checks.ON_FAILURE),
+            on_risk=checks.check_choice("on_risk", on_risk, checks.ON_RISK),
             budget=checks.check_budget(budget),
             task=task or "",
             group=group or "",

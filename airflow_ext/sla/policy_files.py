@@ -51,6 +51,7 @@ _OTHERS = (
         "maintenance",
         "on_paused",
         "on_failure",
+        "on_risk",
     ),
     *("budget", "task", "group", "asset", "contract", "formerly"),
 )

@@ -176,7 +176,7 @@ class OccurrenceRow(Base):
     ``other_start <= x < other_end`` (all others and asset events), or if it is ``bound_run``. It is told when
     ``tell_at``, which is ``due_at`` with the grace, has passed.
 
-    ``state``: ``expected`` -> ``at_risk`` (failed, may still be repaired in time) -> ``met`` | ``missed`` ->
+    ``state``: ``expected`` -> ``at_risk`` (failed, may still be repaired in time; or likely to be late) -> ``met`` | ``missed`` ->
     ``recovered`` (done too late, at ``done_at``) | ``excused`` | ``void`` (the policy was withdrawn or changed, the
     run deleted). ``cause`` is a word of :data:`airflow_ext.sla.judge.CAUSES`. ``next_check_at`` is when the judge
     looks again; ``NULL`` once it is settled.
@@ -218,9 +218,9 @@ class IncidentRow(Base):
     """A promise that broke, or will if nobody acts; at most one for each occurrence.
 
     ``key`` names the occurrence to the outside: the ``dedup_key`` of incident tools, the thread of a chat.
-    ``kind`` is ``failed_before_due`` or ``missed``; it turns from the first into the second without a new message.
+    ``kind`` is ``at_risk`` (a guess), ``failed_before_due`` or ``missed``; it turns into what is worse without a new message.
     ``facts`` is a JSON object of what was seen when it was opened: ``state``, ``run_type``, ``started``, ``ended``,
-    ``logical_date`` of the run and ``detection_lag`` in seconds. ``parent_id`` is the incident that caused it:
+    ``logical_date`` of the run, ``detection_lag`` in seconds and the grounds of a ``forecast``. ``parent_id`` is the incident that caused it:
     a child is not told on its own. ``acknowledged_at`` and ``snoozed_until`` hold up later steps, ``resolved_at``
     ends them; each has its :class:`ActionRow` unless the monitor resolved it.
     """

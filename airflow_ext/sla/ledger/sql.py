@@ -63,7 +63,7 @@ def set_each(
         statement = update(table).where(table.c.id == given.c.id)
         session.execute(statement.values({**{name: given.c[name] for name in own}, **same}))
         return
-    each = {name: bindparam(f"own_{name}") for name in own}
+    each: dict[str, Any] = {name: bindparam(f"own_{name}") for name in own}
     session.connection().execute(
         update(table).where(table.c.id == bindparam("own_id")).values({**each, **same}),
         [{f"own_{name}": row[name] for name in ("id", *own)} for row in rows],

@@ -32,9 +32,10 @@ I, B, O = table_of(IncidentRow), table_of(OutboxRow), table_of(OccurrenceRow)  #
 class Broken:
     """An occurrence to open an incident for.
 
-    :param kind: ``missed`` or ``failed_before_due``.
+    :param kind: ``missed``, ``failed_before_due``, or ``at_risk``: likely to be missed.
     :param parent: Incident that caused it; then nothing is told.
     :param over: When it was done after all, if it already is.
+    :param forecast: Grounds of a guess, where it is one.
     """
 
     occurrence: Any
@@ -43,6 +44,7 @@ class Broken:
     fact: Fact
     parent: int | None = None
     over: datetime | None = None
+    forecast: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def _incident(
                 "ended": _iso(fact.ended),
                 "logical_date": _iso(fact.logical_date),
                 "detection_lag": lag.total_seconds(),
+                **({"forecast": item.forecast} if item.forecast else {}),
             }
         ),
         "opened_at": now,
@@ -182,6 +185,19 @@ def resolve(session: Session, occurrence_ids: Sequence[int], *, now: datetime, r
             rows += _messages(row.id, row.key, "resolve", read_version(row.definition).channels, now)
     add_new(session, B, rows)
     return len(found)
+
+
+def turn_into(session: Session, occurrence_ids: Sequence[int], *, kind: str) -> None:
+    """What was told before it was due has become worse, a miss mostly; nobody is told a second time."""
+    if occurrence_ids:
+        session.execute(update(I).where(among(session, I.c.occurrence_id, occurrence_ids)).values(kind=kind))
+
+
+def with_incident(session: Session, occurrence_ids: Sequence[int]) -> set[int]:
+    """Return those occurrences that have an incident."""
+    return set(
+        session.scalars(select(I.c.occurrence_id).where(among(session, I.c.occurrence_id, occurrence_ids)))
+    )
 
 
 def paused_acknowledged(session: Session, policy_ids: set[int]) -> set[int]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import Select, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
+from airflow_ext.sla.forecast import FORECASTS
 from airflow_ext.sla.judge import DagState, Decision, Fact, decide
 from airflow_ext.sla.ledger.models import (
     AT_RISK,
@@ -26,7 +27,15 @@ from airflow_ext.sla.ledger.sql import among, chunks, set_each, table_of
 from airflow_ext.sla.monitor import periodic
 from airflow_ext.sla.monitor.dags import read_states, scheduler_is_alive
 from airflow_ext.sla.monitor.facts import read_facts
-from airflow_ext.sla.monitor.incidents import JOINED, Broken, open_incidents, paused_acknowledged, resolve
+from airflow_ext.sla.monitor.incidents import (
+    JOINED,
+    Broken,
+    open_incidents,
+    paused_acknowledged,
+    resolve,
+    turn_into,
+    with_incident,
+)
 from airflow_ext.sla.monitor.verdicts import breached
 
 O, P = table_of(OccurrenceRow), table_of(PolicyRow)  # noqa: E741  as in the queries
@@ -88,7 +97,7 @@ def look_early(session: Session, policy_ids: Sequence[int], *, now: datetime, li
     query = _looked_at().where(
         among(session, O.c.policy_id, policy_ids),
         O.c.settled_at.is_(None),
-        O.c.state == EXPECTED,
+        _is_open(),
         O.c.watch_from <= now,
         O.c.next_check_at > now,
         P.c.kind.in_(_ONE_ENDED),
@@ -105,6 +114,11 @@ def _early_news(row: Any, fact: Fact) -> bool:
     if fact.state == "success":
         return fact.ended is not None and fact.ended <= row.tell_at
     return fact.state == "failed" and row.on_failure == "tell"
+
+
+def _is_open() -> Any:
+    """Return the condition that nothing is known yet of an occurrence but a guess."""
+    return or_(O.c.state == EXPECTED, and_(O.c.state == AT_RISK, O.c.cause.in_(FORECASTS)))
 
 
 def _looked_at() -> Select[Any]:
@@ -137,9 +151,14 @@ def _settle(
         told = [row.id for row, _ in some if row.state != EXPECTED]
         resolve(session, told, now=now, resolution=state)
         if state == RECOVERED:
-            _tell_as_over(
-                session, {row.id: fact for row, fact in some if row.state == EXPECTED}, now=now, limits=limits
-            )
+            # A guess that it will be late is not told unless the policy wants that.
+            known = with_incident(session, [row.id for row, _ in some if row.state == AT_RISK])
+            silent = {
+                row.id: fact
+                for row, fact in some
+                if row.state == EXPECTED or (row.state == AT_RISK and row.id not in known)
+            }
+            _tell_as_over(session, silent, now=now, limits=limits)
 
 
 def _tell_as_over(session: Session, facts: dict[int, Fact], *, now: datetime, limits: Limits) -> None:
@@ -202,7 +221,7 @@ class _World:
 
 def _decide(row: Any, fact: Fact, world: _World, now: datetime) -> Decision:
     return decide(
-        state=row.state,
+        state=EXPECTED if row.state == AT_RISK and row.cause in FORECASTS else row.state,
         tell_at=row.tell_at,
         bound=row.bound_run is not None,
         on_paused=row.on_paused,
@@ -258,8 +277,16 @@ def _apply(
             values["settled_at"] = now
         for some in chunks(ids, 5000):
             session.execute(update(O).where(among(session, O.c.id, some)).values(values))
+    told = with_incident(session, risen) if risen else set()
+    broken += [
+        Broken(row, decision.tell, decision.cause, fact)
+        for row, fact, decision in decisions
+        if row.id in set(risen) - told
+    ]
     open_incidents(session, broken, now=now, lag_limit=limits.lag_limit)
-    periodic.turn_into_missed(session, risen)
+    for kind in {decision.tell for _, _, decision in decisions if decision.tell}:
+        turned = [row.id for row, _, decision in decisions if row.id in told and decision.tell == kind]
+        turn_into(session, turned, kind=kind)
     for state in {state for _, state in over}:
         resolve(session, [number for number, each in over if each == state], now=now, resolution=state)
 

@@ -226,11 +226,3 @@ class _Work:
         open_incidents(self.session, self.broken, now=self.now, lag_limit=self.limits.lag_limit)
         resolve(self.session, self.recovered, now=self.now, resolution="recovered")
         add_new(self.session, O, self.more)
-
-
-def turn_into_missed(session: Session, occurrence_ids: Sequence[int]) -> None:
-    """A failure that was told before it was due has become a miss; nobody is told a second time."""
-    if occurrence_ids:
-        session.execute(
-            update(I).where(among(session, I.c.occurrence_id, occurrence_ids)).values(kind="missed")
-        )

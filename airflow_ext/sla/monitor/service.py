@@ -21,6 +21,7 @@ from airflow_ext.sla.ledger.models import OPEN_STATES
 from airflow_ext.sla.monitor import leases
 from airflow_ext.sla.monitor.clock import JumpGuard, database_now
 from airflow_ext.sla.monitor.discover import discover
+from airflow_ext.sla.monitor.forecasting import Histories, look_ahead
 from airflow_ext.sla.monitor.judging import Limits, Tally, judge_due, look_early
 from airflow_ext.sla.monitor.materialise import has_policies_per_run, materialise, materialise_runs
 from airflow_ext.sla.monitor.prune import prune
@@ -40,6 +41,7 @@ _DISCOVER, _ALL, _PRUNE, _PING = (
     timedelta(minutes=1),
 )
 _WRITE = timedelta(minutes=1)
+_AHEAD = timedelta(seconds=30)
 _LONGEST_WAIT = 30.0
 
 
@@ -77,6 +79,7 @@ class Report:
     written: int = 0
     judged: Tally = field(default_factory=Tally)
     early: Tally = field(default_factory=Tally)
+    ahead: Tally = field(default_factory=Tally)
     seconds: float = 0.0
 
 
@@ -106,6 +109,7 @@ class Monitor:
         self._started = datetime.now(UTC)
         self._last: dict[str, datetime] = {}
         self._watch = Watch(batch=settings.limits.batch, sweep=settings.limits.sweep)
+        self._histories = Histories()
         self._lease_until: datetime | None = None
         self._more_to_write = False
         self._last_tick = timedelta(0)
@@ -132,6 +136,8 @@ class Monitor:
                 self._judge(session, now, report)
                 if report.duties and not report.more:
                     self._duty(session, lambda: self._early(session, now, report))
+                if report.duties:
+                    self._ahead(session, now, report)
             self._beat(session, now, report)
         report.seconds = time.perf_counter() - begin
         self._last_tick = timedelta(seconds=report.seconds)
@@ -249,6 +255,18 @@ class Monitor:
         report.early = look_early(session, policies, now=now, limits=self.settings.limits)
         report.more |= self._watch.more
 
+    def _ahead(self, session: Session, now: datetime, report: Report) -> None:
+        if report.more or not self._is_time("ahead", _AHEAD, now):
+            return
+
+        def look() -> None:
+            found = look_ahead(
+                session, now=now, histories=self._histories, lag_limit=self.settings.limits.lag_limit
+            )
+            report.ahead.states.update(found)
+
+        self._duty(session, look)
+
     def _beat(self, session: Session, now: datetime, report: Report) -> None:
         if session.get_bind().dialect.name == "postgresql":
             # If the server dies, the last of these may be lost, and nothing hangs on it: not worth a wait for the disk.
@@ -311,7 +329,7 @@ class Monitor:
         gauges: dict[str, Any] = {"lag_seconds": lag, "tick_seconds": seconds, "looked": report.judged.looked}
         for name, value in gauges.items():
             stats.gauge(f"airflow_ext.sla.monitor.{name}", value)
-        for tally in (report.judged, report.early):
+        for tally in (report.judged, report.early, report.ahead):
             for state, count in tally.states.items():
                 if state not in OPEN_STATES[:1] and count:
                     stats.incr(f"airflow_ext.sla.occurrences.{state}", count)

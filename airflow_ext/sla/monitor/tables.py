@@ -88,6 +88,26 @@ ASSET_STATE = Table(
     Column("key", String(512), primary_key=True),
     Column("value", Text),
 )
+FEEDS = Table(
+    "dag_schedule_asset_reference",
+    airflow,
+    Column("asset_id", Integer, primary_key=True),
+    Column("dag_id", String(250), primary_key=True),
+)
+READS = Table(
+    "task_inlet_asset_reference",
+    airflow,
+    Column("asset_id", Integer, primary_key=True),
+    Column("dag_id", String(250), primary_key=True),
+    Column("task_id", String(250), primary_key=True),
+)
+MAKES = Table(
+    "task_outlet_asset_reference",
+    airflow,
+    Column("asset_id", Integer, primary_key=True),
+    Column("dag_id", String(250), primary_key=True),
+    Column("task_id", String(250), primary_key=True),
+)
 SERIALIZED_DAG = Table(
     "serialized_dag",
     airflow,

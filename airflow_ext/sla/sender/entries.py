@@ -162,6 +162,7 @@ class Entry:
             changes=known.changes,
             affected=known.affected,
             others=tuple(_other(entry) for entry in more),
+            forecast=str(facts.get("forecast") or "") if row.incident_kind == "at_risk" else "",
         )
 
 

@@ -187,7 +187,7 @@ def test_the_day_itself_has_to_be_published_not_just_any(shop: World) -> None:
 def test_a_day_published_in_time_by_whomever_keeps_the_promise(shop: World) -> None:
     run_id = shop.run("shop", "2026-03-03 00:00", run_type="backfill")
     source = {"source_dag_id": "shop", "source_run_id": run_id}
-    shop.publish(ASSET, "2026-03-02", "2026-03-03 04:00", **source)
+    shop.publish(ASSET, "2026-03-02", "2026-03-03 04:00", source=source)
     shop.tick_at("2026-03-03 05:00")
     assert shop.state("2026-03-03") == ("met", "")
     assert shop.told() == []

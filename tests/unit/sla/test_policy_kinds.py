@@ -60,7 +60,7 @@ def policy_of(**arguments: Any) -> Policy:
             "within",
             "asset",
             "contract-orders-v2-within-1h",
-            "asset contract/orders/v2 updated within 1 h of its scheduled time",
+            "contract orders v2 published within 1 h of its scheduled time",
             id="contract",
         ),
         pytest.param(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -147,7 +147,7 @@ class World:
         if number is None:
             self._write(insert(tables.ASSET).values(name=name, uri=name))
             return self.asset(name)
-        return number
+        return int(number)
 
     def asset_event(self, name: str, moment: str, *, dag_id: str = "", run_id: str = "") -> None:
         """Add an event of an asset."""
@@ -156,7 +156,13 @@ class World:
         self._write(insert(tables.ASSET_EVENT).values(row))
 
     def publish(
-        self, name: str, partition: str, moment: str, *, status: Status = Status.PASS, **source: str
+        self,
+        name: str,
+        partition: str,
+        moment: str,
+        *,
+        status: Status = Status.PASS,
+        source: Mapping[str, str] | None = None,
     ) -> None:
         """Add what a publication of a contract leaves: its head, and events with and without the partition if it holds."""
         self.heads[name] = self.heads.get(name, Head()).with_entry(
@@ -167,8 +173,23 @@ class World:
         value = json.dumps(self.heads[name].to_dict())
         self._write(insert(tables.ASSET_STATE).values(**where, value=value))
         for key in (partition, None) if status.holds else ():
-            row = {"asset_id": where["asset_id"], "timestamp": at(moment), "partition_key": key, **source}
+            row = {
+                "asset_id": where["asset_id"],
+                "timestamp": at(moment),
+                "partition_key": key,
+                **(source or {}),
+            }
             self._write(insert(tables.ASSET_EVENT).values(row))
+
+    def feed(self, maker: str, user: str) -> None:
+        """Let a DAG be scheduled on an asset that another makes."""
+        asset = self.asset(f"{maker}/made")
+        where = {"asset_id": asset, "task_id": "t", "dag_id": maker}
+        with Session(self.engine) as session:
+            there = session.scalar(select(tables.MAKES.c.asset_id).where(tables.MAKES.c.asset_id == asset))
+        if there is None:
+            self._write(insert(tables.MAKES).values(where))
+        self._write(insert(tables.FEEDS).values(asset_id=asset, dag_id=user))
 
     def states(self, dag_id: str | None = None) -> dict[str, tuple[str, str]]:
         """Return state and cause of each occurrence by date and slot."""
