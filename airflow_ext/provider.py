@@ -91,6 +91,24 @@ _AIRBYTE_CONNECTION: dict[str, Any] = {
     },
 }
 
+_HIGHTOUCH_CONNECTION: dict[str, Any] = {
+    "connection-type": "ext-hightouch",
+    "hook-class-name": "airflow_ext.hooks.sync_vendors.HightouchHook",
+    "hook-name": "Hightouch (airflow-ext)",
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "login", "port", "extra"],
+        "relabeling": {"password": "API key", "host": "API URL"},
+        "placeholders": {"host": "https://api.hightouch.com/api/v1"},
+    },
+    "conn-fields": {
+        "workspace": {
+            "label": "Workspace slug",
+            "description": "As in the addresses of its pages; links of tasks then lead to the sync.",
+            "schema": {"type": ["string", "null"]},
+        },
+    },
+}
+
 
 def _option(kind: str, default: str, description: str, **more: Any) -> dict[str, Any]:
     return {
@@ -168,7 +186,12 @@ def get_provider_info() -> dict[str, Any]:
             },
             {"name": "vault_lease", "class-name": "airflow_ext.decorators.vault.vault_lease_task"},
         ],
-        "connection-types": [_DLT_CONNECTION, _FIVETRAN_CONNECTION, _AIRBYTE_CONNECTION],
+        "connection-types": [
+            _DLT_CONNECTION,
+            _FIVETRAN_CONNECTION,
+            _AIRBYTE_CONNECTION,
+            _HIGHTOUCH_CONNECTION,
+        ],
         "secrets-backends": ["airflow_ext.secrets.vault.VaultBackend"],
         "cli": ["airflow_ext.cli.airflow_commands.get_commands"],
         "db-managers": ["airflow_ext.sla.ledger.manager.LedgerManager"],

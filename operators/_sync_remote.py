@@ -374,13 +374,15 @@ class RemoteSyncOperator(BaseOperator):
             await self._cancel(backend, handle, END_SECONDS)
         memory.forget()
         reason = status.reason or detail
+        mine = backend.capabilities.cancel and not handle.get("adopted")
+        fate = "it is cancelled" if mine else "it goes on"
         told = {
             Outcome.FAILED: f"failed: {reason}",
             Outcome.CANCELLED: f"was cancelled: {reason}",
-            Outcome.TIMED_OUT: f"did not end in time; it was {status.phase or status.status} and is cancelled",
-            Outcome.NOT_STARTED: f"had not begun after {self.waiting.start_timeout:g} s and is cancelled",
-            Outcome.STUCK: f"is stuck, {detail}; it is cancelled",
-            Outcome.TOO_OFTEN: f"was put off by the vendor too often, {detail}; it is cancelled",
+            Outcome.TIMED_OUT: f"did not end in time, it was {status.phase or status.status}; {fate}",
+            Outcome.NOT_STARTED: f"had not begun after {self.waiting.start_timeout:g} s; {fate}",
+            Outcome.STUCK: f"is stuck, {detail}; {fate}",
+            Outcome.TOO_OFTEN: f"was put off by the vendor too often, {detail}; {fate}",
         }[outcome]
         if outcome is Outcome.CANCELLED or status.fixable:
             raise InvalidSyncError(f"{where} {told}.{see}", code=str(outcome), link=link)

@@ -22,6 +22,7 @@ from airflow_ext.exceptions import InvalidError, InvalidSyncError, SchemaDriftEr
 from airflow_ext.hooks.sync import get_backend
 from airflow_ext.operators._sync_embedded import CANCEL_SECONDS, check_tables, drive, run_name
 from airflow_ext.operators._sync_readers import touched
+from airflow_ext.operators._sync_refused import check_limits, check_refused
 from airflow_ext.operators._sync_remote import RemoteSyncOperator, SyncWait
 from airflow_ext.operators._sync_resync import ResyncOperator
 from airflow_ext.sync import drift
@@ -70,6 +71,9 @@ class SyncOperator(RemoteSyncOperator):
     :param readers: Contracts and dbt projects that build on the tables: what a refused change touches is then named
         in its message.
     :param skip_if_no_rows: Skip the task, and so what follows it, if it is known that no row arrived.
+    :param max_failed_rows: Where a backend knows the rows that the destination refused (reverse ETL): so many may be;
+        more fail the task, which may retry. Unless this or the ratio is given, none may be.
+    :param max_failed_ratio: The same as a share of the rows of the run, from 0 to 1.
     :param kwargs: With ``sync``: ``waiting`` (:class:`SyncWait`), ``deferrable`` (default true), ``mode`` (``poke``
         or ``reschedule``) of a task that is not deferrable, ``on_running`` (``adopt``, ``wait``, ``fail``) if the
         sync runs already, ``cancel_on_kill`` (default true). And whatever every operator takes.
@@ -95,6 +99,8 @@ class SyncOperator(RemoteSyncOperator):
         schema_gate: SchemaGate | None = None,
         readers: Sequence[Contract | DbtProject] = (),
         skip_if_no_rows: bool = False,
+        max_failed_rows: int | None = None,
+        max_failed_ratio: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(sync_conn_id=sync_conn_id, **kwargs)
@@ -107,6 +113,9 @@ class SyncOperator(RemoteSyncOperator):
         self.schema_gate = schema_gate
         self.readers = tuple(readers)
         self.skip_if_no_rows = skip_if_no_rows
+        self.max_failed_rows = max_failed_rows
+        self.max_failed_ratio = max_failed_ratio
+        check_limits(max_failed_rows, max_failed_ratio)
         self._alias = f"sync/{self.dag_id}/{self.task_id}"
         declared = list(self.outlets)
         if sync is None:
@@ -200,6 +209,7 @@ class SyncOperator(RemoteSyncOperator):
         result = results[0]
         tags = {"sync_conn_id": self.sync_conn_id}
         self._report(result, tags)
+        check_refused(result, self.max_failed_rows, self.max_failed_ratio)
         withheld = self._gate(result)
         told = result.to_dict()
         if withheld:

@@ -7,11 +7,11 @@ import json
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_ext.testing.airbyte import LocalAirbyte
-    from airflow_ext.testing.fivetran import LocalFivetran
+    from airflow_ext.testing._vendor_server import LocalVendor
 
 DEFAULT_SYNCS = ("shop:5", "crm:20")
 
@@ -21,10 +21,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     :param subparsers: What ``ArgumentParser.add_subparsers()`` returned.
     """
-    group = subparsers.add_parser("sync", help="syncs: a local Fivetran or Airbyte to try DAGs with")
+    group = subparsers.add_parser(
+        "sync", help="syncs: a local Fivetran, Airbyte or Hightouch to try DAGs with"
+    )
     verbs = group.add_subparsers(dest="verb", metavar="serve-fake", required=True)
     parser = verbs.add_parser("serve-fake", help="run a local server that answers as a vendor does")
-    parser.add_argument("vendor", choices=("fivetran", "airbyte"))
+    parser.add_argument("vendor", choices=tuple(_VENDORS))
     parser.add_argument("--port", type=int, default=0, help="TCP port on the loopback (default: a free one)")
     parser.add_argument(
         "--sync",
@@ -47,8 +49,7 @@ def _serve_command(args: argparse.Namespace) -> int:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    make = _fivetran if args.vendor == "fivetran" else _airbyte
-    server, connection, names = make(args.port, syncs)
+    server, connection, names = _VENDORS[args.vendor](args.port, syncs)
     with server:
         connection["host"] = server.url + connection["host"]
         variable = f"AIRFLOW_CONN_LOCAL_{args.vendor.upper()}"
@@ -63,7 +64,11 @@ def _serve_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fivetran(port: int, syncs: list[tuple[str, float]]) -> tuple[LocalFivetran, dict[str, str], list[str]]:
+Syncs = list[tuple[str, float]]
+Served = tuple["LocalVendor", dict[str, str], list[str]]
+
+
+def _fivetran(port: int, syncs: Syncs) -> Served:
     from airflow_ext.testing.fivetran import LocalFivetran, SyncScript
 
     server = LocalFivetran(port=port)
@@ -79,7 +84,7 @@ def _fivetran(port: int, syncs: list[tuple[str, float]]) -> tuple[LocalFivetran,
     return server, connection, shown
 
 
-def _airbyte(port: int, syncs: list[tuple[str, float]]) -> tuple[LocalAirbyte, dict[str, str], list[str]]:
+def _airbyte(port: int, syncs: Syncs) -> Served:
     from airflow_ext.testing.airbyte import JobScript, LocalAirbyte
 
     server = LocalAirbyte(port=port)
@@ -96,3 +101,24 @@ def _airbyte(port: int, syncs: list[tuple[str, float]]) -> tuple[LocalAirbyte, d
         for each in server.connections.values()
     ]
     return server, connection, shown
+
+
+def _hightouch(port: int, syncs: Syncs) -> Served:
+    from airflow_ext.testing.hightouch import LocalHightouch, RunScript
+
+    server = LocalHightouch(port=port)
+    for name, seconds in syncs:
+        server.sync(name, RunScript(seconds=seconds, added=1000))
+    connection = {"conn_type": "ext-hightouch", "host": server.base, "password": server.api_key}
+    shown = [
+        f'  SyncOperator(sync_conn_id="local_hightouch", sync="{each.slug}")  # {each.id}'
+        for each in server.syncs.values()
+    ]
+    return server, connection, shown
+
+
+_VENDORS: dict[str, Callable[[int, Syncs], Served]] = {
+    "fivetran": _fivetran,
+    "airbyte": _airbyte,
+    "hightouch": _hightouch,
+}

@@ -1,4 +1,4 @@
-"""Connections to sync vendors: which backend a connection's type means, and Fivetran's and Airbyte's own."""
+"""Connections to sync vendors: which backend a connection's type means, and those of ours."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_ext.exceptions import AirflowExtError, InvalidError
-from airflow_ext.sync import airbyte, fivetran
+from airflow_ext.sync import airbyte, fivetran, hightouch
 from airflow_ext.sync.airbyte import AirbyteBackend
 from airflow_ext.sync.backend import RemoteBackend, SyncBackend
 from airflow_ext.sync.fivetran import FivetranBackend
+from airflow_ext.sync.hightouch import HightouchBackend
 from airflow_ext.sync.http import check_base_url
 
 if TYPE_CHECKING:
@@ -71,11 +72,26 @@ def airbyte_backend(connection: Connection, *, tries: int = 4) -> AirbyteBackend
     )
 
 
+def hightouch_backend(connection: Connection, *, tries: int = 4) -> HightouchBackend:
+    """Return the backend of a Hightouch connection.
+
+    :param tries: Tries of a request that may be repeated.
+    :raises InvalidError: If the key is missing or the host is no URL.
+    """
+    where = f"connection {connection.conn_id!r}"
+    if not connection.password:
+        raise InvalidError(f"{where}: put the API key into password")
+    base_url = check_base_url(_host(connection) or hightouch.BASE_URL, where=where)
+    workspace = str(connection.extra_dejson.get("workspace") or "")
+    return HightouchBackend(connection.password, base_url=base_url, workspace=workspace, tries=tries)
+
+
 FACTORIES: dict[str, Factory] = {
     "ext-fivetran": fivetran_backend,
     "fivetran": fivetran_backend,
     "ext-airbyte": airbyte_backend,
     "airbyte": airbyte_backend,
+    "ext-hightouch": hightouch_backend,
 }
 
 
@@ -234,6 +250,20 @@ class AirbyteHook(_VendorHook):
     default_conn_name = "ext_airbyte_default"
     conn_type = "ext-airbyte"
     hook_name = "Airbyte (airflow-ext)"
+
+    def __init__(self, sync_conn_id: str = default_conn_name) -> None:
+        super().__init__(sync_conn_id)
+
+
+class HightouchHook(_VendorHook):
+    """Gives access to a Hightouch workspace: password is an API key.
+
+    :param sync_conn_id: Connection of type ``ext-hightouch``.
+    """
+
+    default_conn_name = "ext_hightouch_default"
+    conn_type = "ext-hightouch"
+    hook_name = "Hightouch (airflow-ext)"
 
     def __init__(self, sync_conn_id: str = default_conn_name) -> None:
         super().__init__(sync_conn_id)

@@ -40,6 +40,7 @@ class Capabilities:
     :param windowed: A run can be limited to a window of a cursor column.
     :param row_counts: The result knows the rows of each table.
     :param schema_changes: The result knows what changed in each table's columns.
+    :param failed_rows: The result knows how many rows the destination refused.
     """
 
     remote: bool = False
@@ -54,6 +55,7 @@ class Capabilities:
     windowed: bool = False
     row_counts: bool = False
     schema_changes: bool = False
+    failed_rows: bool = False
 
 
 CHANGE_KINDS = (
@@ -96,15 +98,27 @@ class TableResult:
     :param name: The table as the DAG author wrote it.
     :param rows: Rows loaded; ``None`` when the backend cannot know. 0 means none.
     :param schema_changes: What changed since the run before.
+    :param failed: Rows that the destination refused; ``None`` when the backend cannot know.
+    :param counts: What the rows were, as the backend tells it, such as ``added``, ``changed`` and ``removed``.
     """
 
     name: str
     rows: int | None = None
     schema_changes: tuple[SchemaChange, ...] = ()
+    failed: int | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON; unknown rows stay ``None``."""
-        return {"rows": self.rows, "schema_changes": [change.to_dict() for change in self.schema_changes]}
+        """Return plain JSON; unknown rows stay ``None``, refused ones are there only where they are known."""
+        told: dict[str, Any] = {
+            "rows": self.rows,
+            "schema_changes": [change.to_dict() for change in self.schema_changes],
+        }
+        if self.failed is not None:
+            told["failed"] = self.failed
+        if self.counts:
+            told["counts"] = dict(self.counts)
+        return told
 
     @classmethod
     def from_dict(cls, name: str, value: Mapping[str, Any]) -> TableResult:
@@ -113,6 +127,8 @@ class TableResult:
             name=name,
             rows=value["rows"],
             schema_changes=tuple(SchemaChange(**change) for change in value["schema_changes"]),
+            failed=value.get("failed"),
+            counts=value.get("counts") or {},
         )
 
 

@@ -10,6 +10,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_ext.testing.airbyte import LocalAirbyte
 from airflow_ext.testing.fivetran import LocalFivetran, Tables
+from airflow_ext.testing.hightouch import LocalHightouch
 
 PG: Tables = {"public": {"orders": {"id": {"is_primary_key": True}, "total": {}}, "Customers": {"id": {}}}}
 
@@ -54,6 +55,12 @@ def airbyte_connection(server: LocalAirbyte) -> str:
     """Return a connection to a local server as JSON."""
     fields = {"login": server.client_id, "password": server.client_secret, "host": server.url + server.base}
     return json.dumps({"conn_type": "ext-airbyte", **fields})
+
+
+def hightouch_connection(server: LocalHightouch, **extra: Any) -> str:
+    """Return a connection to a local server as JSON."""
+    fields = {"password": server.api_key, "host": server.url + server.base, "extra": extra}
+    return json.dumps({"conn_type": "ext-hightouch", **fields})
 
 
 def context(state: TaskState, *, try_number: int = 1, **run: Any) -> Any:

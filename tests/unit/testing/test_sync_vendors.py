@@ -165,7 +165,7 @@ def test_a_token_of_airbyte_expires(airbyte: LocalAirbyte, ab: httpx.Client) -> 
     assert ab.get("/health").status_code == 200
 
 
-@pytest.mark.parametrize("vendor", ["fivetran", "airbyte"])
+@pytest.mark.parametrize("vendor", ["fivetran", "airbyte", "hightouch"])
 def test_the_command_serves_until_it_is_told_to_end(vendor: str) -> None:
     command = [sys.executable, "-m", "airflow_ext.cli.main", "sync", "serve-fake", vendor, "--sync", "mine:1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
