@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 from airflow.sdk.observability import stats
 
 from airflow_ext.contracts.head import Entry, Head
-from airflow_ext.contracts.store import HEAD, READ_SECONDS, Key, VerdictStore
+from airflow_ext.contracts.store import GIVE_UP_AFTER, HEAD, READ_SECONDS, Key, VerdictStore
 from airflow_ext.contracts.terms import LATEST
 from airflow_ext.contracts.verdict import Verdict
 from airflow_ext.contracts.waiting import Known
@@ -31,9 +31,10 @@ the head, or a publisher of another partition may have written back an older one
 contract it is rarer, so that waiters never cost much more than one read per contract and poll.
 """
 
-AT_ONCE = 500
-PAUSE = 1.0
-"""Seconds after which a triggerer has fetched the events of its triggers; see :meth:`Board._release`."""
+AT_ONCE, PAUSE, FETCHED = 1000, 0.5, 2.5
+"""Waiters that are released before the triggerer has written their ends, seconds between two questions whether it
+has, and after how many it has fetched the event of a trigger: it does so about once a second.
+"""
 
 Waiter = asyncio.Future[None]
 
@@ -51,8 +52,8 @@ class Board:
     _waiters: dict[Key, set[Waiter]] = field(default_factory=dict)
     _direct: dict[Key, None] = field(default_factory=dict)
     _read_heads: int = 0
-    _woken: int = 0
-    _asked: asyncio.Task[None] | None = None
+    _looks: Counter[str] = field(default_factory=Counter)
+    _woken: deque[float] = field(default_factory=deque)
 
     @property
     def known(self) -> Known:
@@ -75,6 +76,7 @@ class Board:
         for asset in {asset for asset, _ in keys} - {asset for asset, _ in self.wanted}:
             self.heads.pop(asset, None)
             self.failing.pop(asset, None)
+            self._looks.pop(asset, None)
 
     def watch(self, keys: tuple[Key, ...]) -> Waiter:
         """Return a future that is done at the next news of one of some keys; end it with :meth:`ignore`."""
@@ -99,22 +101,26 @@ class Board:
                     waiter.set_result(None)
 
     async def _release(self, keys: set[Key]) -> None:
-        """Wake those who wait for some keys, a few hundred at a time.
+        """Wake those who wait for some keys, no more than the triggerer can end in some seconds.
 
-        A triggerer writes the events of its triggers one by one, some milliseconds each, and all that it has before
-        it gives a sign of life: given thousands at once it counts as dead, and others start its triggers again. So
-        it is asked something after each few hundred, and the next but one wait for the answer.
+        It writes the ends of tasks one by one, some milliseconds each, and all that it has before it gives a sign of
+        life: given thousands at once it counts as dead, and others start its triggers again. It answers questions only
+        between, so an answer tells that what it had before the question is written.
         """
         for waiter in [waiter for key in keys for waiter in self._waiters.get(key, ())]:
-            if self._woken >= AT_ONCE:
-                self._woken = 0
+            while len(self._woken) >= AT_ONCE:
                 await asyncio.sleep(PAUSE)
-                if self._asked is not None:
-                    await self._asked
-                self._asked = asyncio.create_task(_ask(next(iter(keys))[0]))
+                asked = time.monotonic()
+                await _ask(next(iter(keys))[0])
+                self._answered(asked)
             if not waiter.done():
                 waiter.set_result(None)
-                self._woken += 1
+                self._woken.append(time.monotonic())
+
+    def _answered(self, asked: float) -> None:
+        """Take note that the triggerer has answered a question of some moment."""
+        while self._woken and self._woken[0] <= asked - FETCHED:
+            self._woken.popleft()
 
     def due(self, after: float, until: float, poll_interval: float) -> set[str]:
         """Return the contracts whose moment came between two moments, and those not read yet.
@@ -135,7 +141,6 @@ class Board:
 
         :param assets: Contracts to read; ``None`` for all that somebody waits for.
         """
-        self._woken = 0
         partitions: dict[str, list[str]] = {}
         for asset, partition in self.wanted:
             if assets is None or asset in assets:
@@ -143,6 +148,59 @@ class Board:
         if not partitions:
             return
         before = store.reads
+        if not store.exact:
+            for asset in await self._look(store, partitions):
+                del partitions[asset]
+        await self._read_heads_of(store, partitions)
+        self.polls += 1
+        stats.incr("airflow_ext.contracts.store_reads", store.reads - before)
+
+    async def _look(self, store: VerdictStore, partitions: Mapping[str, list[str]]) -> set[str]:
+        """Read the verdicts themselves where all wait for one and return the contracts that need no look at the head.
+
+        Then the head, which only tells rules and promises, is read every tenth time, and before a verdict of a
+        version that it does not have: what else a contract says changes with its version.
+        """
+        looked: set[str] = set()
+        failed = 0
+        for asset, keys in partitions.items():
+            head = self.heads.get(asset)
+            if (
+                len(keys) > 1
+                or keys[0] == LATEST
+                or asset in self.failing
+                or head is None
+                or head.rule is None
+            ):
+                continue
+            self._looks[asset] += 1
+            if (self._looks[asset] + zlib.crc32(asset.encode())) % DIRECT_SHARE == 0:
+                continue
+            key, asked = (asset, keys[0]), time.monotonic()
+            try:
+                verdict = (await store.averdicts({key})).get(key)
+            except StoreUnavailableError as exc:
+                self._fail(asset, keys, exc)
+                looked.add(asset)
+                failed += 1
+                if failed >= GIVE_UP_AFTER:
+                    break
+                continue
+            self._answered(asked)
+            news = verdict is not None and verdict != self.verdicts.get(key)
+            if (
+                news
+                and verdict is not None
+                and verdict.version not in {e.version for e in head.entries.values()}
+            ):
+                continue
+            looked.add(asset)
+            if news and verdict is not None and key in self.wanted:
+                self.verdicts[key] = verdict
+                await self._release({key})
+        return looked
+
+    async def _read_heads_of(self, store: VerdictStore, partitions: Mapping[str, list[str]]) -> None:
         direct = set() if store.exact else self._due_directly(partitions)
         unread: dict[str, set[Key]] = {}
         async for asset, head in store.aheads({asset: self.heads.get(asset) for asset in partitions}):
@@ -154,8 +212,6 @@ class Board:
                 await self._read(store, unread)
                 unread = {}
         await self._read(store, unread)
-        self.polls += 1
-        stats.incr("airflow_ext.contracts.store_reads", store.reads - before)
 
     def _due_directly(self, partitions: Mapping[str, list[str]]) -> set[Key]:
         """Return the keys longest not read of some contracts, a tenth as many as there are contracts."""

@@ -152,10 +152,10 @@ def test_a_late_waiter_sees_what_the_stream_knows_already(server: AssetStateServ
     async def scenario() -> TriggerEvent:
         triggerer = Triggerer()
         publish(Status.BREACHED)
-        patient = triggerer.start(trigger(on_breach="wait"))
+        patient = triggerer.start(trigger(on_breach="wait", poll_interval=IN_TIME))
         await settle()
         reads = server.reads.copy()
-        late = await asyncio.wait_for(triggerer.start(trigger()), IN_TIME)
+        late = await asyncio.wait_for(triggerer.start(trigger(poll_interval=IN_TIME)), IN_TIME)
         assert server.reads[ASSET, f"p/{DAY}"] == reads[ASSET, f"p/{DAY}"]
         patient.cancel()
         await asyncio.wait({patient})
@@ -342,29 +342,32 @@ def test_a_contract_that_is_not_read_yet_is_not_left_until_its_moment(server: As
 def test_many_are_released_a_few_hundred_at_a_time(
     server: AssetStateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next but one wait until the triggerer has answered what it was asked after them."""
     monkeypatch.setattr(board_module, "PAUSE", 0.01)
+    monkeypatch.setattr(board_module, "FETCHED", 0.0)
     publish(partition="2013-01-04")
-    answer, asked = asyncio.Event(), []
+    answer = asyncio.Event()
 
     async def asend(msg: Any) -> Any:
-        if msg.key == "head" and (ASSET, f"p/{DAY}") in server.values:
-            asked.append(msg)
-            if len(asked) > 1:  # not the poll's own
-                await answer.wait()
+        if server.reads[ASSET, "released"]:
+            await answer.wait()
+        server.reads[ASSET, "released"] += msg.key == f"p/{DAY}" and (ASSET, msg.key) in server.values
         return server.send(msg)
 
     async def scenario() -> None:
         triggerer = Triggerer()
-        tasks = [triggerer.start(trigger()) for _ in range(3 * board_module.AT_ONCE)]
+        tasks = [triggerer.start(trigger()) for _ in range(2 * board_module.AT_ONCE)]
+        while module._BOARDS.setdefault(trigger().shared_stream_key(), Board()).wanted[ASSET, DAY] < len(
+            tasks
+        ):
+            await settle()
         await settle()
         monkeypatch.setattr(server, "asend", asend)
         publish()
         done: set[Any] = set()
-        while len(done) < 2 * board_module.AT_ONCE:
+        while len(done) < board_module.AT_ONCE:
             done, _ = await asyncio.wait(tasks, timeout=POLL)
         done, _ = await asyncio.wait(tasks, timeout=5 * POLL)
-        assert len(done) == 2 * board_module.AT_ONCE
+        assert len(done) == board_module.AT_ONCE  # the next wait for an answer
         answer.set()
         await asyncio.wait_for(asyncio.gather(*tasks), IN_TIME)
 
@@ -377,6 +380,42 @@ def test_many_are_released_a_few_hundred_at_a_time(
 def test_an_unknown_event_is_never_success(event: Any) -> None:
     with pytest.raises(ValueError, match=r"event|waiter|LOST"):
         parse_event(event)
+
+
+def test_where_all_wait_for_one_partition_its_verdict_is_read_instead_of_the_head(
+    server: AssetStateServer,
+) -> None:
+    """Both are read again before a version is believed that the head did not have, and now and then."""
+    publish(partition="2013-01-04")
+
+    async def scenario() -> tuple[TriggerEvent, TriggerEvent]:
+        triggerer = Triggerer()
+        same, other = triggerer.start(trigger()), triggerer.start(trigger(contract="others>=1,<2"))
+        await settle(20)
+        assert 0 < server.reads[ASSET, "head"] < server.reads[ASSET, f"p/{DAY}"]
+        publish()
+        event = await asyncio.wait_for(same, IN_TIME)
+        other.cancel()
+        await asyncio.wait({other})
+        later = triggerer.start(trigger("2013-01-06", timezone="Europe/Berlin"))
+        await settle(5)
+        return event, await asyncio.wait_for(later, IN_TIME)
+
+    event, later = asyncio.run(scenario())
+    assert (status(event), status(later)) == ("PASS", "PARTITION_MISMATCH")
+
+
+def test_a_new_version_is_judged_by_the_rules_it_came_with(server: AssetStateServer) -> None:
+    publish(partition="2013-01-04")
+
+    async def scenario() -> TriggerEvent:
+        task = Triggerer().start(trigger(timezone="UTC"))
+        await settle(5)
+        made = Verdict("orders", "1.3.0", DAY, Status.PASS)
+        verdict_store().publish(made, rule=PartitionRule(timezone="Europe/Berlin"))
+        return await asyncio.wait_for(task, IN_TIME)
+
+    assert status(asyncio.run(scenario())) == "PARTITION_MISMATCH"
 
 
 def test_an_interval_ends_with_its_last_partition(server: AssetStateServer) -> None:
