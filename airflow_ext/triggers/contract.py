@@ -1,8 +1,8 @@
 """Waiting for verdicts: one reader per triggerer, however many tasks wait.
 
-All :class:`ContractTrigger` of one store and poll interval share one stream. It reads the ``head`` of each
-contract somebody waits for once per interval, a verdict only when the head says it is new, and wakes only
-those whom the news is about.
+All :class:`ContractTrigger` of one store and poll interval share one stream. It reads one key of each contract
+somebody waits for once per interval: the ``head``, and a verdict only when the head says it is new; or, where all
+wait for one partition, its verdict. It wakes only those whom the news is about.
 """
 
 from __future__ import annotations
