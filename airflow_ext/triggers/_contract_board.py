@@ -204,6 +204,8 @@ class Board:
         direct = set() if store.exact else self._due_directly(partitions)
         unread: dict[str, set[Key]] = {}
         async for asset, head in store.aheads({asset: self.heads.get(asset) for asset in partitions}):
+            if not any((asset, key) in self.wanted for key in partitions[asset]):
+                continue  # everybody has left while others were read; it would only get stale
             if isinstance(head, StoreUnavailableError):
                 self._fail(asset, partitions[asset], head)
                 continue
