@@ -125,7 +125,11 @@ class AirflowApi:
             )
         if status == 403:
             what = path.split("?")[0]
-            raise DeniedError(f"{self.url}: the token's user may not use {what} (HTTP 403)", status=status)
+            raise DeniedError(
+                f"{self.url}: the user of the token in {TOKEN} may not use {what}, or the token is none of this Airflow's "
+                "(HTTP 403)",
+                status=status,
+            )
         if status == 404:
             return None
         if 300 <= status < 400:

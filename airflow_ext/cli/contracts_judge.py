@@ -145,7 +145,8 @@ def verify_command(args: argparse.Namespace) -> int:
     from airflow_ext.contracts.model import Contract
 
     contract = Contract.from_file(args.contract)
-    verdict = _judged(args, contract)
+    # when the partition came is about its publication, not about the table now
+    verdict = _judged(args, contract, on_time=False)
     findings = [
         Finding("breach" if reason.severity == "error" else "warning",
                 "error" if reason.severity == "error" else "warning", str(reason), args.contract, 0, contract.id)
@@ -164,11 +165,11 @@ def verify_command(args: argparse.Namespace) -> int:
     return 0 if verdict.status.holds else 1
 
 
-def _judged(args: argparse.Namespace, contract: Contract) -> Verdict:
+def _judged(args: argparse.Namespace, contract: Contract, *, on_time: bool) -> Verdict:
     from airflow_ext.contracts.judge import judge
 
     with _database(args, contract) as database:
-        return judge(contract, args.partition, database)
+        return judge(contract, args.partition, database, on_time=on_time)
 
 
 def publish_command(args: argparse.Namespace) -> int:
@@ -181,10 +182,11 @@ def publish_command(args: argparse.Namespace) -> int:
     store, assets = store_of(args)
     with asked():
         # before the work: an asset that is not known keeps no verdict
-        store.head(asset_name(contract.id, contract.major))
-        verdict = store.publish(
-            _judged(args, contract), rule=contract.partition, promise=Promise.of(contract)
-        )
+        asset = asset_name(contract.id, contract.major)
+        store.head(asset)
+        new = store.verdict(asset, contract.partition.check(args.partition)) is None
+        verdict = _judged(args, contract, on_time=new)
+        verdict = store.publish(verdict, rule=contract.partition, promise=Promise.of(contract))
     event = assets is not None and verdict.status.holds and not args.no_event
     if event and assets is not None:
         _emit(assets, verdict)

@@ -13,15 +13,23 @@ from urllib.parse import quote
 from airflow_ext.cli.airflow_api import AirflowApi
 from airflow_ext.cli.contracts_change import Verbs, add_format
 from airflow_ext.cli.contracts_output import Printer, count, write_json
-from airflow_ext.exceptions import InvalidError, StoreUnavailableError
+from airflow_ext.exceptions import AirflowExtError, InvalidError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from airflow_ext.contracts.head import Head
     from airflow_ext.contracts.store import VerdictStore
+    from airflow_ext.contracts.terms import Wanted
     from airflow_ext.contracts.verdict import Verdict
+    from airflow_ext.contracts.waiting import Known
 
 Adder = Callable[[argparse.Namespace], int]
-STATUS_STYLES = {"PASS": "ok", "WARN": "warning", "BREACHED": "error", "QUARANTINED": "error"}
+STATUS_STYLES = {
+    "PASS": "ok",
+    "WARN": "warning",
+    "LATE": "error",
+    "BREACHED": "error",
+    "QUARANTINED": "error",
+}
 _SHOWN = 10
 
 
@@ -30,7 +38,8 @@ def add_status(verbs: Verbs[argparse.ArgumentParser], command: Adder) -> None:
     parser = verbs.add_parser(
         "status",
         help="show the partitions of contracts published last",
-        description="Show what was published last. Ends with 1 if the newest partition of a contract does not hold.",
+        description="Show what was published last, and what is late. Ends with 1 if the newest partition of a contract does "
+        "not hold, or is late.",
     )
     parser.add_argument(
         "contracts", nargs="+", metavar="FILE|RANGE", help="contract files, or ranges: 'orders>=1,<3'"
@@ -158,7 +167,7 @@ def asked() -> Iterator[None]:
     try:
         yield
     except StoreUnavailableError as exc:
-        if isinstance(exc.__cause__, InvalidError):
+        if isinstance(exc.__cause__, AirflowExtError):
             raise exc.__cause__ from None
         raise
 
@@ -185,12 +194,27 @@ def status_command(args: argparse.Namespace) -> int:
             if len(names) == 1 or "knows no asset" not in str(exc):
                 raise
             heads[name] = None
+    late = {name: found for name, head in heads.items() if (found := _late(head)) is not None}
     if args.format == "json":
-        write_json({name: _head_json(head, args.last) for name, head in heads.items()})
+        write_json({name: _head_json(head, args.last, late.get(name)) for name, head in heads.items()})
     else:
-        _show_status(heads, args.last, Printer())
+        _show_status(heads, args.last, late, Printer())
     newest = [_newest(head, 1) for head in heads.values() if head is not None and head.entries]
-    return 0 if newest and all(one[0][1].status.holds for one in newest) else 1
+    return 0 if newest and not late and all(one[0][1].status.holds for one in newest) else 1
+
+
+def _late(head: Head | None) -> tuple[str, datetime] | None:
+    """Return the partition that was due last, if it is not there, and when it was due."""
+    from airflow_ext.contracts.lateness import due_last
+    from airflow_ext.contracts.verdict import Status
+
+    now = datetime.now(UTC)
+    if head is None or head.rule is None or not head.entries:
+        return None
+    life = head.promise.life(now, head.rule)
+    found = due_last(head, now.timestamp())
+    withdrawn = life is not None and life[0] is Status.WITHDRAWN
+    return None if found is None or withdrawn or found[0] in head.entries else found
 
 
 def _newest(head: Head, last: int) -> list[Any]:
@@ -198,33 +222,61 @@ def _newest(head: Head, last: int) -> list[Any]:
     return sorted(head.entries.items(), key=lambda item: item[0], reverse=True)[: max(last, 1)]
 
 
-def _head_json(head: Head | None, last: int) -> Any:
+def _head_json(head: Head | None, last: int, late: tuple[str, datetime] | None) -> Any:
     if head is None:
         return None
-    return [
+    published = [
         {"partition": key, "status": str(entry.status), "seq": entry.seq, "version": entry.version}
         for key, entry in _newest(head, last)
     ]
+    if late is None:
+        return published
+    return [
+        {"partition": late[0], "status": "LATE", "due": late[1].isoformat(timespec="seconds")},
+        *published,
+    ]
 
 
-def _show_status(heads: Mapping[str, Head | None], last: int, printer: Printer) -> None:
-    for name, head in heads.items():
+def _show_status(
+    heads: Mapping[str, Head | None], last: int, late: Mapping[str, tuple[str, datetime]], printer: Printer
+) -> None:
+    for number, (name, head) in enumerate(heads.items()):
+        if number:
+            printer.line()
         printer.line(name.removeprefix("contract/"), style="head")
         if head is None or not head.entries:
             printer.line("nothing was published" if head is not None else "no DAG names it", indent=2)
-            printer.line()
             continue
-        life = head.promise.life(datetime.now(UTC), head.rule) if head.rule else None
-        if life is not None:
-            printer.line(f"{life[0]}: {life[1]}", indent=2, style="warning")
-        width = max(len(key) for key in head.entries)
-        for key, entry in _newest(head, last):
-            text = f"{key:<{width}}  version {entry.version}, number {entry.seq}"
-            printer.row(str(entry.status), text, width=11, style=STATUS_STYLES.get(str(entry.status), "dim"))
-        more = len(head.entries) - last
+        for text, style in _promised(head):
+            printer.line(text, indent=2, style=style)
+        shown = [
+            (str(entry.status), key, f"version {entry.version}, number {entry.seq}")
+            for key, entry in _newest(head, last)
+        ]
+        if name in late:
+            key, due = late[name]
+            shown.insert(0, ("LATE", key, f"was due {_moment(due)} and is not there"))
+        width = max(len(key) for _, key, _ in shown)
+        for status, key, text in shown:
+            printer.row(status, f"{key:<{width}}  {text}", width=11, style=STATUS_STYLES.get(status, "dim"))
+        more = len(head.entries) - max(last, 1)
         if more > 0:
             printer.line(f"... and {count(more, 'partition')} before", indent=2, style="dim")
-        printer.line()
+
+
+def _promised(head: Head) -> Iterator[tuple[str, str]]:
+    promise = head.promise
+    people = [f"owner {promise.owner}"] if promise.owner else []
+    people += [f"support {promise.support}"] if promise.support else []
+    if people:
+        yield ", ".join(people), "dim"
+    life = promise.life(datetime.now(UTC), head.rule) if head.rule else None
+    if life is not None:
+        yield f"{life[0]}: {life[1]}", "warning"
+
+
+def _moment(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M %Z")
 
 
 def explain_command(args: argparse.Namespace) -> int:
@@ -233,7 +285,7 @@ def explain_command(args: argparse.Namespace) -> int:
 
     from airflow_ext.contracts.ranges import ContractRange
     from airflow_ext.contracts.terms import GO, Terms, Wanted
-    from airflow_ext.contracts.waiting import look_in_store
+    from airflow_ext.contracts.waiting import decide, read_known
 
     wanted_range = ContractRange.parse(args.contract)
     store, assets = store_of(args)
@@ -242,13 +294,16 @@ def explain_command(args: argparse.Namespace) -> int:
         contract=args.contract, partitions=(args.partition,), since=now, terms=Terms.of(uses=tuple(args.uses))
     )
     with asked():
-        decision = look_in_store(wanted, store, now)
+        known = read_known(wanted, store)
+        decision = decide(wanted, known, now)
     writer = _writer(assets, wanted_range.assets, args.partition) if assets is not None else ""
     if args.format == "json":
         write_json({"action": decision.action, "seen": decision.seen.to_dict(), "written_by": writer or None})
     else:
         printer = Printer()
         _show_decision(args, decision.action, decision.seen, writer, printer)
+        if decision.seen.verdict is None:
+            _show_absence(wanted, known, printer, late=str(decision.seen.status) == "LATE")
     return 0 if decision.action == GO else 1
 
 
@@ -272,6 +327,28 @@ def _show_decision(args: argparse.Namespace, action: str, seen: Any, writer: str
         ):
             if value:
                 printer.row(name, value, width=10)
+
+
+def _show_absence(wanted: Wanted, known: Known, printer: Printer, *, late: bool) -> None:
+    """Show what is known where no verdict is: what was published last, and when this one is due."""
+    from airflow_ext.contracts.waiting import speaker_of
+
+    asset, head = speaker_of(wanted, known)
+    partition = wanted.partitions[0]
+    if head.rule is None:
+        printer.line("nothing was ever published under this contract", indent=2)
+        return
+    rows = [
+        ("published", f"last {key}, {entry.status}, version {entry.version} of {asset}")
+        for key, entry in sorted(head.entries.items(), key=lambda item: -item[1].seq)[:1]
+    ]
+    if not late and head.promise.available is not None and head.rule.fits(partition):
+        due = head.promise.available.deadline(head.rule, partition).astimezone(head.rule.zone)
+        rows.append(("due", f"{_moment(due)}, grace included"))
+    rows += [("owner", head.promise.owner), ("support", head.promise.support)]
+    for name, value in rows:
+        if value:
+            printer.row(name, value, width=10)
 
 
 def _writer(assets: RestAssets, names: tuple[str, ...], partition: str) -> str:

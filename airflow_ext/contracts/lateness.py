@@ -7,7 +7,7 @@ is what the owner promised.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from airflow_ext.contracts.head import Head
 from airflow_ext.contracts.recipients import Recipient
@@ -18,6 +18,16 @@ from airflow_ext.contracts.waiting import Known, speaker_of
 
 NEWS_SECONDS = 86_400.0
 """A partition that is due for longer is no news: somebody asks for it now, nobody missed it then."""
+
+_LOOK_BACK = {
+    "year": timedelta(days=800),
+    "month": timedelta(days=70),
+    "day": timedelta(days=9),
+    "hour": timedelta(days=3),
+    "minute": timedelta(hours=12),
+    "second": timedelta(minutes=15),
+}
+"""In which a partition fell due, by what its keys count."""
 
 
 @dataclass(frozen=True)
@@ -100,3 +110,19 @@ def _late(wanted: Wanted, asset: str, head: Head, partition: str, due: str) -> L
         last=f"{newest[0]} ({newest[1].status})" if newest else "",
         recipients=head.promise.tell,
     )
+
+
+def due_last(head: Head, now: float) -> tuple[str, datetime] | None:
+    """Return the partition that was due last, and when; ``None`` if the contract promises no time.
+
+    :param now: Seconds since the epoch.
+    """
+    available, rule = head.promise.available, head.rule
+    if available is None or rule is None:
+        return None
+    moment = datetime.fromtimestamp(now, UTC)
+    for key in reversed(rule.keys_within(moment - _LOOK_BACK[rule.unit], moment)):
+        due = available.deadline(rule, key)
+        if due < moment:
+            return key, due.astimezone(rule.zone)
+    return None

@@ -130,7 +130,7 @@ class RunReference:
 
     def __str__(self) -> str:
         if not self.dag_id:
-            return "unknown"
+            return "no task (the command line, or another program)"
         mapped = f"[{self.map_index}]" if self.map_index >= 0 else ""
         return f"DAG {self.dag_id}, run {self.run_id}, task {self.task_id}{mapped}, try {self.try_number}"
 

@@ -16,6 +16,14 @@ from airflow_ext.testing.local_airflow import LocalAirflow
 from airflow_ext.testing.postgres import LocalPostgres
 from airflow_ext.testing.vault import LocalVault
 
+MAIL = {
+    "notifier": "airflow.providers.smtp.notifications.smtp.SmtpNotifier",
+    "smtp_conn_id": "contracts_mail",
+    "from_email": "airflow@example.com",
+    "to": "{{ notice.channel }}",
+}
+"""Where contracts tell; the connection is made by the test that has a mail server."""
+
 
 @pytest.fixture(scope="session")
 def postgres(work: Path) -> Iterator[LocalPostgres]:
@@ -56,6 +64,7 @@ def airflow(work: Path, postgres: LocalPostgres, vault: LocalVault) -> Iterator[
         metadata_url=postgres.url("airflow", driver="postgresql+psycopg2"),
         env={
             "AIRFLOW_EXT_TEST_WORK": str(scratch),
+            "AIRFLOW__AIRFLOW_EXT__CONTRACT_CHANNELS": json.dumps({"email": MAIL}),
             "AIRFLOW__SECRETS__BACKEND": "airflow_ext.secrets.vault.VaultBackend",
             "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({**secrets, **only_connections}),
             # A killed worker is noticed within a minute, not within five.

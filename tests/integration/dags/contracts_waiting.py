@@ -98,3 +98,9 @@ with DAG("contracts_scheduled_by_key", schedule=ContractSchedule.partitioned("te
     ContractSensor(
         task_id="visits_ok", contract="test_visits>=1,<2", partition_format="%Y-%m-%dT%H", poll_interval=2
     )
+
+# Published from the command line; a partition that is late is told by the trigger of this one.
+with DAG("contracts_late", schedule=None):
+    ContractSensor(
+        task_id="prices_ok", contract="test_prices>=2,<3", partition=DAY, uses=["price"], poll_interval=2
+    )

@@ -14,7 +14,7 @@ from airflow_ext.contracts import Status, Verdict
 from airflow_ext.contracts.availability import Availability
 from airflow_ext.contracts.claims import KEPT, LEASE_SECONDS, Claim
 from airflow_ext.contracts.head import Entry, Head, Promise
-from airflow_ext.contracts.lateness import overdue
+from airflow_ext.contracts.lateness import due_last, overdue
 from airflow_ext.contracts.partition import PartitionRule
 from airflow_ext.contracts.recipients import MAX_RECIPIENTS, Recipient
 from airflow_ext.contracts.store import AssetVerdictStore
@@ -93,6 +93,23 @@ def test_the_head_says_whom_to_tell() -> None:
         Recipient("a", "b", "c", "d"),
     )
     assert Promise.of(contract(support=people)).tell == (), "nothing can be late without a time"
+
+
+@pytest.mark.parametrize(
+    ("form", "key"),
+    [
+        ("%Y", "2012"),
+        ("%Y-%m", "2012-12"),
+        ("%Y-%m-%d", "2013-01-05"),
+        ("%Y-%m-%dT%H", "2013-01-06T05"),
+        ("%Y-%m-%dT%H:%M", "2013-01-06T05:59"),
+        ("%Y-%m-%dT%H:%M:%S", None),
+    ],
+)
+def test_the_partition_that_was_due_last(form: str, key: str | None) -> None:
+    found = due_last(Head({}, PartitionRule(form), PROMISE), DUE + 1)
+    assert (found[0] if found else None) == key
+    assert due_last(Head(), DUE) is None
 
 
 class States:
