@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
 SECTION, OPTION = "airflow_ext", "verdict_store_conn_id"
+CONNECT_SECONDS = 10
+"""A server that takes connections and never answers would hold its reader for ever; ``connect_timeout`` in the
+connection's extra is another.
+"""
 LOOK_UP_EVERY = 300.0
 """Seconds for which a trigger remembers a connection; a refused one is looked up again at once."""
 
@@ -67,7 +73,8 @@ class ConnectionOpener:
         found = self._known or BaseHook.get_connection(self.name)
         match found.conn_type:
             case "postgres":
-                return found.get_hook(hook_params={"connection": found}).get_conn(), "postgres"
+                patient = _giving_up(found)
+                return patient.get_hook(hook_params={"connection": patient}).get_conn(), "postgres"
             case "sqlite":
                 path = found.host or found.schema or ":memory:"
                 return sqlite3.connect(path, timeout=30, isolation_level=None), "sqlite"
@@ -75,3 +82,13 @@ class ConnectionOpener:
             f"store_conn_id={self.name!r} is of type {found.conn_type!r}; verdicts can be kept in "
             f"{' or '.join(DIALECTS)}"
         )
+
+
+def _giving_up(found: Connection) -> Connection:
+    """Return a connection that does not wait for ever for a server that hangs."""
+    extra = found.extra_dejson
+    if "connect_timeout" in extra:
+        return found
+    changed = copy.copy(found)
+    changed.extra = json.dumps({**extra, "connect_timeout": CONNECT_SECONDS})
+    return changed
