@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, any_, bindparam, func, update
+from sqlalchemy import ColumnElement, Table, any_, bindparam, column, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from airflow_ext.sla.ledger.models import Base
 
 _CHUNK = 1000
+_MANY = 20
 
 
 def table_of(model: type[Base]) -> Table:
@@ -38,9 +39,16 @@ def add_new(session: Session, table: Table, rows: Sequence[dict[str, Any]]) -> N
 
     :param rows: All with the same keys.
     """
-    if rows:
+    if not rows:
+        return
+    statement = insert_new(session, table)
+    if session.get_bind().dialect.name == "postgresql" and len(rows) >= _MANY:
+        names = list(rows[0])
+        given = _given(table, rows, names)
+        session.execute(statement.from_select(names, select(*(given.c[name] for name in names))))
+    else:
         # Not .values(rows): a statement as long as its rows is compiled anew each time, which costs more than the insert.
-        session.execute(insert_new(session, table), list(rows))
+        session.execute(statement, list(rows))
 
 
 def set_each(
@@ -55,11 +63,7 @@ def set_each(
         return
     own = [name for name in rows[0] if name != "id"]
     if session.get_bind().dialect.name == "postgresql":
-        arrays = [
-            bindparam(None, [row[name] for row in rows], type_=ARRAY(table.c[name].type))
-            for name in ("id", *own)
-        ]
-        given = func.unnest(*arrays).table_valued("id", *own).render_derived(name="given")
+        given = _given(table, rows, ["id", *own])
         statement = update(table).where(table.c.id == given.c.id)
         session.execute(statement.values({**{name: given.c[name] for name in own}, **same}))
         return
@@ -70,12 +74,19 @@ def set_each(
     )
 
 
-def among(session: Session, column: ColumnElement[Any], ids: Iterable[Any]) -> ColumnElement[bool]:
-    """Return ``column IN (ids)`` in the form that is quick for thousands of them."""
+def _given(table: Table, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
+    """Return rows as a table of a query, for PostgreSQL: an array for each column is quicker than a value for each cell."""
+    arrays = (bindparam(None, [row[name] for row in rows], type_=ARRAY(table.c[name].type)) for name in names)
+    columns = (column(name, table.c[name].type) for name in names)
+    return func.unnest(*arrays).table_valued(*columns).render_derived(name="given")
+
+
+def among(session: Session, where: ColumnElement[Any], ids: Iterable[Any]) -> ColumnElement[bool]:
+    """Return ``where IN (ids)`` in the form that is quick for thousands of them."""
     values = list(ids)
     if session.get_bind().dialect.name == "postgresql":
-        return column == any_(bindparam(None, values, type_=ARRAY(column.type)))
-    return column.in_(values)
+        return where == any_(bindparam(None, values, type_=ARRAY(where.type)))
+    return where.in_(values)
 
 
 def chunks(items: Sequence[Any], size: int = _CHUNK) -> Iterable[Sequence[Any]]:

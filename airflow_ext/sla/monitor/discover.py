@@ -34,6 +34,7 @@ O, P, V, T = (table_of(model) for model in (OccurrenceRow, PolicyRow, PolicyVers
 S, A = SERIALIZED_DAG, DEADLINE_ALERT
 DAG_SOURCE, YAML_SOURCE = "dag", "yaml"
 _OVERLAP = timedelta(minutes=2)
+_WHY = "withdrawn"
 
 
 @dataclass(frozen=True)
@@ -64,56 +65,60 @@ def discover(
     session: Session,
     *,
     now: datetime,
-    since: datetime | None,
+    since: datetime,
     files: Sequence[tuple[str, dict[str, Any]]] | None,
 ) -> int:
-    """Bring the ledger's policies up to what DAGs and files say; the caller commits.
+    """Bring the ledger's policies up to what DAGs that were serialized of late, and files, say; the caller commits.
 
-    :param since: Look only at DAGs that were serialized since then; all if ``None``.
+    :param since: Look at DAGs that were serialized since then.
     :param files: DAG and definition of each policy of the files; ``None`` leaves them as they are.
     :returns: Policies that are new or changed.
     """
-    found, looked = _of_dags(session, now=now, since=since)
-    changed = _store(session, found, now=now)
-    gone = _no_longer_there(session, found, source=DAG_SOURCE, looked=looked, full=since is None)
+    query = select(S.c.dag_id).where(S.c.last_updated >= since - _OVERLAP).distinct()
+    changed = 0
+    for some in chunks(list(session.scalars(query)), 500):
+        newest = _latest(session, some)
+        changed += _take_over(session, newest, {row.dag_id for row in newest}, now=now)
     if files is not None:
         from_files = _of_files(session, files, now=now)
         changed += _store(session, from_files, now=now)
-        gone |= _no_longer_there(session, from_files, source=YAML_SOURCE, looked=set(), full=True)
-    if gone:
-        retire(session, gone, why="withdrawn", now=now)
+        retire(
+            session, _no_longer_there(session, from_files, source=YAML_SOURCE, looked=None), why=_WHY, now=now
+        )
     return changed
 
 
-def _latest(session: Session, dag_ids: Sequence[str] | None) -> list[Any]:
+def discover_part(session: Session, *, now: datetime, after: str, most: int = 500) -> tuple[int, str]:
+    """Do the same for the next DAGs by name, whenever they were serialized; the caller commits.
+
+    Going through all of them in parts finds what the look at those of late has missed: a DAG that is back, for example.
+
+    :param after: Name of the last DAG of the part before, empty at the start.
+    :returns: Policies that are new or changed, and the last DAG of this part; empty at the end.
+    """
+    query = select(DAG.c.dag_id).where(DAG.c.is_stale.is_(False), DAG.c.dag_id > after)
+    names: list[str] = list(session.scalars(query.order_by(DAG.c.dag_id).limit(most)))
+    changed = _take_over(session, _latest(session, names), set(names), now=now)
+    return changed, names[-1] if len(names) == most else ""
+
+
+def _take_over(session: Session, newest: Sequence[Any], looked: set[str], *, now: datetime) -> int:
+    found = _read(session, newest, now=now)
+    changed = _store(session, found, now=now)
+    retire(session, _no_longer_there(session, found, source=DAG_SOURCE, looked=looked), why=_WHY, now=now)
+    return changed
+
+
+def _latest(session: Session, dag_ids: Sequence[str]) -> list[Any]:
     """Return the newest serialized form of each DAG, of those that are not stale."""
     place = func.row_number().over(partition_by=S.c.dag_id, order_by=S.c.created_at.desc()).label("place")
-    ranked = select(S.c.id, S.c.dag_id, place)
-    if dag_ids is not None:
-        ranked = ranked.where(S.c.dag_id.in_(dag_ids))
-    newest = ranked.subquery()
+    newest = select(S.c.id, S.c.dag_id, place).where(among(session, S.c.dag_id, dag_ids)).subquery()
     query = (
         select(newest.c.id, newest.c.dag_id)
         .join(DAG, DAG.c.dag_id == newest.c.dag_id)
         .where(newest.c.place == 1, DAG.c.is_stale.is_(False))
     )
     return list(session.execute(query))
-
-
-def _of_dags(session: Session, *, now: datetime, since: datetime | None) -> tuple[list[Found], set[str]]:
-    dag_ids: list[str] | None = None
-    if since is not None:
-        query = select(S.c.dag_id).where(S.c.last_updated >= since - _OVERLAP).distinct()
-        dag_ids = list(session.scalars(query))
-    found: list[Found] = []
-    looked: set[str] = set()
-    parts: list[Sequence[str] | None] = list(chunks(dag_ids, 500)) if dag_ids is not None else [None]
-    for some in parts:
-        newest = _latest(session, some)
-        looked |= {row.dag_id for row in newest}
-        for part in chunks(newest, 500):
-            found += _read(session, part, now=now)
-    return found, looked
 
 
 def _read(session: Session, newest: Sequence[Any], *, now: datetime) -> list[Found]:
@@ -309,15 +314,16 @@ def _rename(session: Session, found: Sequence[Found]) -> None:
 
 
 def _no_longer_there(
-    session: Session, found: Sequence[Found], *, source: str, looked: set[str], full: bool
+    session: Session, found: Sequence[Found], *, source: str, looked: set[str] | None
 ) -> set[int]:
     """Return policies in force that are written no more, of DAGs that are still there.
 
     A DAG that is gone is another matter: its promise is broken, and the judge says so.
+
+    :param looked: DAGs that were looked at, ``None`` for all.
     """
     there = {(item.dag_id, item.policy.name) for item in found}
     query = select(P.c.id, P.c.dag_id, P.c.name).where(P.c.source == source, P.c.retired_at.is_(None))
-    if source == DAG_SOURCE and full:
-        query = query.join(DAG, DAG.c.dag_id == P.c.dag_id).where(DAG.c.is_stale.is_(False))
-    rows = session.execute(query).all() if full or looked else []
-    return {row.id for row in rows if (full or row.dag_id in looked) and (row.dag_id, row.name) not in there}
+    if looked is not None:
+        query = query.where(among(session, P.c.dag_id, looked))
+    return {row.id for row in session.execute(query) if (row.dag_id, row.name) not in there}

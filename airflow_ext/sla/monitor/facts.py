@@ -236,9 +236,12 @@ def _read_best(session: Session, parts: Sequence[Select[Any]], *, many: bool) ->
         order_by=[rank, case((f.state == "success", f.ended), else_=None), f.number.desc()],
     )
     ranked = select(found, order.label("place")).subquery("ranked")
-    columns = [
-        ranked.c[name] for name in ("id", "state", "run_id", "run_type", "started", "ended", "logical_date")
-    ]
+    # What only a message needs is not read of what has ended well.
+    more = (
+        case((ranked.c.state != "success", ranked.c[name]), else_=None).label(name)
+        for name in ("started", "logical_date")
+    )
+    columns = [*(ranked.c[name] for name in ("id", "state", "run_id", "run_type", "ended")), *more]
     # Runs of the last minutes are in no statistics yet: the planner would take them for few and go through the batch for each.
     hash_only = many and session.get_bind().dialect.name == "postgresql"
     if hash_only:

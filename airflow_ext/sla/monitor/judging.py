@@ -300,6 +300,8 @@ def _retire_gone(session: Session, decisions: Sequence[tuple[Any, Fact, Decision
 
 def retire(session: Session, policy_ids: set[int], *, why: str, now: datetime) -> None:
     """Take policies out of force and drop what they still expect; what was told stays as it is."""
+    if not policy_ids:
+        return
     session.execute(
         update(P)
         .where(P.c.id.in_(policy_ids), P.c.retired_at.is_(None))

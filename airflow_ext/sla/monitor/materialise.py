@@ -57,11 +57,11 @@ def materialise(
         .limit(most)
     )
     groups: dict[tuple[str, datetime], list[Any]] = defaultdict(list)
-    for row in session.execute(query):
+    found = session.execute(query).all()
+    for row in found:
         start = max(row.materialised_until or now, now - _CATCH_UP)
         groups[row.rule, start].append(row)
-    written = 0
-    more = False
+    written, more = 0, len(found) == most
     done: list[int] = []
     single: list[dict[str, Any]] = []
     versions = versions_of(session, {rows[0].version_id for rows in groups.values()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from airflow_ext.sla.ledger.models import (
     OccurrenceRow,
     PolicyRow,
 )
-from airflow_ext.sla.ledger.sql import add_new, among, table_of
+from airflow_ext.sla.ledger.sql import add_new, among, set_each, table_of
 from airflow_ext.sla.monitor.facts import completions, publications
 from airflow_ext.sla.monitor.incidents import Broken, open_incidents, resolve, versions_of
 from airflow_ext.sla.monitor.verdicts import breached
@@ -109,6 +110,7 @@ class _Work:
         self.recovered: list[int] = []
         self.more: list[dict[str, Any]] = []
         self.breached: set[int] = set()
+        self.updates: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
 
     def every(self, row: Any, policy: Policy, times: list[datetime]) -> None:
         count = sum(row.window_start <= moment < row.window_end + policy.grace for moment in times)
@@ -168,6 +170,7 @@ class _Work:
 
     def _open_before(self, row: Any) -> int | None:
         """Yesterday's staleness that goes on is one story: it is not told anew at midnight."""
+        self._write()
         query = (
             select(I.c.id)
             .join(O, O.c.id == I.c.occurrence_id)
@@ -220,9 +223,15 @@ class _Work:
         self._update(row, state=state, cause=cause, next_check_at=when)
 
     def _update(self, row: Any, **values: Any) -> None:
-        self.session.execute(update(O).where(O.c.id == row.id).values(judged_at=self.now, **values))
+        self.updates[tuple(sorted(values))].append({"id": row.id, **values})
+
+    def _write(self) -> None:
+        for rows in self.updates.values():
+            set_each(self.session, O, rows, same={"judged_at": self.now})
+        self.updates.clear()
 
     def finish(self) -> None:
+        self._write()
         open_incidents(self.session, self.broken, now=self.now, lag_limit=self.limits.lag_limit)
         resolve(self.session, self.recovered, now=self.now, resolution="recovered")
         add_new(self.session, O, self.more)

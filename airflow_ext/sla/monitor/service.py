@@ -20,7 +20,7 @@ from airflow_ext.exceptions import InvalidError
 from airflow_ext.sla.ledger.models import OPEN_STATES
 from airflow_ext.sla.monitor import leases
 from airflow_ext.sla.monitor.clock import JumpGuard, database_now
-from airflow_ext.sla.monitor.discover import discover
+from airflow_ext.sla.monitor.discover import discover, discover_part
 from airflow_ext.sla.monitor.forecasting import Histories, look_ahead
 from airflow_ext.sla.monitor.judging import Limits, Tally, judge_due, look_early
 from airflow_ext.sla.monitor.materialise import has_policies_per_run, materialise, materialise_runs
@@ -42,6 +42,8 @@ _DISCOVER, _ALL, _PRUNE, _PING = (
 )
 _WRITE = timedelta(minutes=1)
 _AHEAD = timedelta(seconds=30)
+_BEHIND = 20
+"""While more is due than one batch, what can wait is done in one tick of so many."""
 _LONGEST_WAIT = 30.0
 
 
@@ -112,6 +114,8 @@ class Monitor:
         self._histories = Histories()
         self._lease_until: datetime | None = None
         self._more_to_write = False
+        self._after = ""
+        self._behind = 0
         self._last_tick = timedelta(0)
         self._wake, self._stop = threading.Event(), threading.Event()
         self._problem = ""
@@ -204,6 +208,11 @@ class Monitor:
     def _prepare(self, session: Session, now: datetime, report: Report) -> None:
         if self._is_time("discover", _DISCOVER, now):
             self._duty(session, lambda: self._discover(session, now, report))
+        if self._behind % _BEHIND:
+            report.more |= bool(self._after) or self._more_to_write
+            return  # what is due comes first; now and then the rest has its turn all the same
+        if self._after or self._is_time("discover-all", _ALL, now):
+            self._duty(session, lambda: self._discover_part(session, now, report))
         if report.changed or self._more_to_write or self._is_time("write", _WRITE, now):
             self._duty(session, lambda: self._write(session, now, report))
         if self._per_run:
@@ -212,7 +221,6 @@ class Monitor:
             self._duty(session, lambda: self._prune(session, now))
 
     def _discover(self, session: Session, now: datetime, report: Report) -> None:
-        full = self._is_time("discover-all", _ALL, now)
         files = None
         if self.settings.policies is not None:
             try:
@@ -222,14 +230,17 @@ class Monitor:
                 if str(error) != self._problem:
                     log.error("SLAs in YAML stay as they were: %s", error)
                 self._problem = str(error)
-        report.changed = discover(
-            session, now=now, since=None if full else self._last.get("discovered"), files=files
-        )
+        report.changed += discover(session, now=now, since=self._last.get("discovered", now), files=files)
         self._last["discovered"] = now
+
+    def _discover_part(self, session: Session, now: datetime, report: Report) -> None:
+        changed, self._after = discover_part(session, now=now, after=self._after)
+        report.changed += changed
+        report.more |= bool(self._after)
 
     def _write(self, session: Session, now: datetime, report: Report) -> None:
         report.written, self._more_to_write = materialise(session, now=now, horizon=self.settings.horizon)
-        report.more = self._more_to_write
+        report.more |= self._more_to_write
         if not self._more_to_write:
             self._per_run = has_policies_per_run(session)
 
@@ -248,7 +259,9 @@ class Monitor:
                 return
         report.judged = judge_due(session, now=now, limits=self.settings.limits)
         session.commit()
-        report.more |= report.judged.looked >= self.settings.limits.batch
+        full = report.judged.looked >= self.settings.limits.batch
+        self._behind = self._behind + 1 if full else 0
+        report.more |= full
 
     def _early(self, session: Session, now: datetime, report: Report) -> None:
         policies = self._watch.news(session, now=now)
