@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session
@@ -38,8 +39,8 @@ _CLONES = (
     """
     INSERT INTO serialized_dag (id, dag_id, data, created_at, last_updated, dag_hash, dag_version_id)
     SELECT md5('s' || n)::uuid, 'hourly_' || n,
-        jsonb_set(data::jsonb, '{dag,deadline}', jsonb_build_array(md5('a' || n)::uuid)), created_at, last_updated,
-        md5('h' || n), md5('v' || n)::uuid
+        jsonb_set(jsonb_set(data::jsonb, '{dag,deadline}', jsonb_build_array(md5('a' || n)::uuid)),
+            '{dag,dag_id}', to_jsonb('hourly_' || n)), created_at, last_updated, md5('h' || n), md5('v' || n)::uuid
     FROM serialized_dag, generate_series(1, :count) n WHERE dag_id = 'hourly'
     """,
     """
@@ -67,13 +68,43 @@ class Stage:
     count: int
     now: datetime
     monitor: Monitor
+    environment: dict[str, str]
+
+    def sessions(self) -> Session:
+        """Return a session, to be closed by the caller."""
+        return Session(self.engine, expire_on_commit=False)
+
+    def replica(self, name: str, **more: Any) -> Monitor:
+        """Return a monitor on this database and clock.
+
+        :param more: Further arguments of the monitor.
+        """
+        return Monitor(
+            sessions=self.sessions,
+            holder=name,
+            clock=lambda _: self.now,
+            monotonic=lambda: self.now.timestamp(),
+            **{"settings": Settings(), **more},
+        )
+
+    def beat(self) -> None:
+        """Let the scheduler that is not there send its heartbeat."""
+        with self.engine.begin() as connection:
+            connection.execute(
+                text("UPDATE job SET latest_heartbeat = :now WHERE hostname IS NULL"), {"now": self.now}
+            )
 
     def tick(self, now: datetime) -> Report:
         """Set the clock and look once."""
         self.now = now
-        with self.engine.begin() as connection:
-            connection.execute(text("UPDATE job SET latest_heartbeat = :now"), {"now": now})
+        self.beat()
         return self.monitor.tick()
+
+    def settle(self, now: datetime) -> None:
+        """Set the clock and tick until nothing is left to do."""
+        self.now = now
+        self.beat()
+        self.monitor.once()
 
     def add_runs(self, run_after: datetime, *, first: timedelta, spread: int, low: int, high: int) -> None:
         """Write terminal runs of the DAGs ``low`` to ``high``, which ended from ``first`` after their time on.
@@ -97,8 +128,13 @@ class Stage:
 
 
 @contextmanager
-def stage(home: Path, *, count: int, start: datetime) -> Iterator[Stage]:
-    """Migrate a database, parse the real DAG, copy its rows, and give a monitor whose clock stands at ``start``."""
+def stage(
+    home: Path, *, count: int, start: datetime, env: Mapping[str, str] | None = None
+) -> Iterator[Stage]:
+    """Migrate a database, parse the real DAG, copy its rows, and give a monitor whose clock stands at ``start``.
+
+    :param env: Further environment of the commands.
+    """
     settings = {"shared_buffers": "512MB", "max_wal_size": "4GB", "work_mem": "32MB"}
     with LocalPostgres(home / "postgres", settings=settings) as server:
         server.create_database("airflow")
@@ -110,6 +146,7 @@ def stage(home: Path, *, count: int, start: datetime) -> Iterator[Stage]:
             "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url,
             "PYTHONPATH": str(DAGS.parents[1]),
+            **(env or {}),
         }
         for words in (("db", "migrate"), ("dags", "reserialize")):
             subprocess.run(
@@ -132,17 +169,8 @@ def stage(home: Path, *, count: int, start: datetime) -> Iterator[Stage]:
             connection.execute(text("UPDATE dag SET is_stale = true WHERE dag_id = 'hourly'"))
         vacuum(engine)
 
-        def sessions() -> Session:
-            return Session(engine, expire_on_commit=False)
-
-        made = Stage(engine=engine, count=count, now=start, monitor=None)  # type: ignore[arg-type]  # set in a moment
-        made.monitor = Monitor(
-            sessions=sessions,
-            holder="bench",
-            settings=Settings(),
-            clock=lambda _: made.now,
-            monotonic=lambda: made.now.timestamp(),
-        )
+        made = Stage(engine, count, start, None, environment)  # type: ignore[arg-type]  # set in a moment
+        made.monitor = made.replica("bench")
         try:
             yield made
         finally:

@@ -1,126 +1,58 @@
-"""The SLA monitor on PostgreSQL: many DAGs with an occurrence each hour, a full burst, and six dead hours.
-
-DAGs and terminal runs are rows written by SQL in a database that ``airflow db migrate`` made; the clock is the benchmark's.
-"""
+"""SLAs on PostgreSQL: the ledger under load, storms, kills, the founding cases, and what the scheduler notices of it."""
 
 from __future__ import annotations
 
+import argparse
+import signal
 import sys
 import tempfile
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import median
+from types import FrameType
 
-from benchmarks._sla_stage import Stage, seconds, stage, vacuum
-from benchmarks.report import Report, quick_asked
+from airflow_ext.testing.processes import stop_all_in
+from benchmarks._sla_cases import cases_part
+from benchmarks._sla_kill import kill_part
+from benchmarks._sla_ledger import ledger_part
+from benchmarks._sla_loop import loop_part
+from benchmarks._sla_oracle import oracle_part
+from benchmarks._sla_storm import storm_part
+from benchmarks.report import Report
 
-START = datetime(2026, 3, 2, 0, 31, tzinfo=UTC)
-TICK = timedelta(seconds=10)
-HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-HOURS = 24
-
-
-def live(ready: Stage, hour: datetime, *, minutes: int, burst: bool) -> list[float]:
-    """Tick through one hour in which every DAG runs once, and return the seconds of each tick.
-
-    :param burst: Whether all runs end in the last second before they are due, instead of spread over 25 minutes.
-    """
-    took = []
-    parts = 1 if burst else 25
-    size = -(-ready.count // parts)
-    for step in range(minutes * 6):
-        now = hour + step * TICK
-        minute, second = divmod(step * 10, 60)
-        if burst and step == 30 * 6 - 1:
-            ready.add_runs(hour, first=30 * MINUTE - timedelta(seconds=1), spread=1, low=1, high=ready.count)
-        if not burst and second == 0 and minute < parts:
-            low, high = 1 + minute * size, min(ready.count, (minute + 1) * size)
-            ready.add_runs(hour, first=minute * MINUTE, spread=1, low=low, high=high)
-        more = True
-        while more:
-            report = ready.tick(now)
-            took.append(report.seconds)
-            more = report.more
-    return took
-
-
-def catch_up(ready: Stage, first: datetime, hours: int) -> float:
-    """Write the runs of some hours without a monitor, then let it come back; return the seconds until nothing is due."""
-    for step in range(hours):
-        ready.add_runs(first + step * HOUR, first=5 * MINUTE, spread=1200, low=1, high=ready.count)
-    vacuum(ready.engine)
-    ready.now = first + hours * HOUR - MINUTE
-    return seconds(lambda: ready.monitor.once())
-
-
-def percentile(values: list[float], share: float) -> float:
-    """Return the value below which a share of all lies."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-
-def measure(ready: Stage, report: Report, *, quick: bool) -> None:
-    """Take all figures in turn and add their bars."""
-    ready.tick(START - HOUR)  # before the policies are there: imports and connections
-    count = ready.count * HOURS
-    report.say(f"{ready.count} DAGs: reading their policies and writing {HOURS} hours ahead")
-    first = ready.monitor
-    first._last.clear()  # noqa: SLF001  a monitor that starts
-    with ready.engine.begin() as connection:
-        for table in ("occurrence", "policy_task", "policy_version", "policy"):
-            connection.exec_driver_sql(f"TRUNCATE ext_sla_{table} CASCADE")
-    whole = seconds(lambda: ready.tick(START))
-    with ready.engine.begin() as connection:
-        connection.exec_driver_sql("TRUNCATE ext_sla_occurrence CASCADE")
-        connection.exec_driver_sql("UPDATE ext_sla_policy SET materialised_until = NULL")
-    vacuum(ready.engine)
-    ahead = seconds(lambda: ready.tick(START + TICK))
-    ((written,),) = ready.query("SELECT count(*) FROM ext_sla_occurrence")
-    if written != count:
-        raise RuntimeError(f"{written} occurrences instead of {count}")
-    peers = {"with reading all policies": round(whole, 2), "occurrences": count}
-    report.bar("materialise a day ahead", ahead, "<=", 5, unit="s", peers=peers)
-    vacuum(ready.engine)
-    hour = START.replace(minute=0) + HOUR
-    report.say("one hour of spread ends, then one in which all end in the last second")
-    spread = live(ready, hour, minutes=60, burst=False)
-    burst = live(ready, hour + HOUR, minutes=60, burst=True)
-    both = spread + burst
-    report.bar("tick, median", 1000 * median(both), "<=", 10, unit="ms", peers={"ticks": len(both)})
-    report.bar("tick, 99th percentile", 1000 * percentile(both, 0.99), "<=", 250, unit="ms")
-    report.bar("tick, the longest of the full burst", 1000 * max(burst), "<=", 250, unit="ms")
-    states: dict[object, object] = {
-        row[0]: row[1] for row in ready.query("SELECT state, count(*) FROM ext_sla_occurrence GROUP BY 1")
-    }
-    if states.get("met") != 2 * ready.count or states.get("missed"):
-        raise RuntimeError(f"judged wrongly: {states}")
-    hours = 2 if quick else 6
-    report.say(f"{hours} hours without a monitor")
-    took = catch_up(ready, hour + 2 * HOUR, hours)
-    ((met,),) = ready.query("SELECT count(*) FROM ext_sla_occurrence WHERE state = 'met'")
-    if met != (2 + hours) * ready.count:
-        raise RuntimeError(f"{met} met after catching up")
-    report.bar(f"catch-up after {hours} dead hours", took, "<=", 5, unit="s")
-    report.say("an hour in which no DAG runs at all")
-    ready.now = hour + (2 + hours) * HOUR + 31 * MINUTE
-    missed = seconds(lambda: ready.monitor.once())
-    ((rows,),) = ready.query("SELECT count(*) FROM ext_sla_outbox WHERE state = 'pending'")
-    if rows != ready.count:
-        raise RuntimeError(f"{rows} messages in the outbox")
-    report.bar("as many misses at once, incidents and messages written", missed, "<=", 5, unit="s")
+PARTS: Mapping[str, Callable[..., None]] = {
+    "ledger": ledger_part,
+    "storm": storm_part,
+    "loop": loop_part,
+    "cases": cases_part,
+    "kill": kill_part,
+    "oracle": oracle_part,
+}
+IN_QUICK = ("ledger", "storm")
 
 
 def main() -> int:
-    quick = quick_asked(__doc__ or "")
-    report = Report("sla", quick=quick)
-    with tempfile.TemporaryDirectory() as home:
-        report.say("starting PostgreSQL, airflow db migrate")
-        with stage(Path(home), count=1_000 if quick else 10_000, start=START) as ready:
-            measure(ready, report, quick=quick)
-    if quick:
-        report.skip("10,000 DAGs")
-    report.skip("the scheduler's loop with and without a monitor")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="only ours, on a small case")
+    parser.add_argument("--part", choices=PARTS, help="one part only")
+    asked = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    wanted = [asked.part] if asked.part else list(IN_QUICK if asked.quick else PARTS)
+    report = Report("sla", quick=asked.quick, part=asked.part is not None)
+    for name, part in PARTS.items():
+        if name not in wanted:
+            report.skip(f"part {name}")
+            continue
+        with tempfile.TemporaryDirectory() as home:
+            try:
+                part(Path(home), report, quick=asked.quick)
+            finally:
+                stop_all_in(Path(home))
     return report.finish()
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

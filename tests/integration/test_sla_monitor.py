@@ -206,8 +206,9 @@ def test_six_of_the_seven_are_told_in_time_and_once(
         explain=watch.explain,
     )
     assert [event["dag"] for event in over] == ["slam_late"]
-    # The scheduler dies, and with it whatever would have been started in time.
+    # The scheduler dies, and with it whatever would have been started in time; so does the triggerer, which nobody needs here.
     airflow.kill_component("scheduler")
+    airflow.kill_component("triggerer")
     try:
         due = (datetime.now(UTC) + timedelta(seconds=25)).replace(microsecond=0)
         watch.promise("slam_dead", due)
@@ -219,6 +220,7 @@ def test_six_of_the_seven_are_told_in_time_and_once(
         )
     finally:
         airflow.start_component("scheduler")
+        airflow.start_component("triggerer")
     assert [(event["kind"], event["cause"]) for event in dead] == [("missed", "scheduler_dead")]
     assert (datetime.fromisoformat(dead[0]["at"]) - due).total_seconds() <= NOTICE
     told_the_lead(watch)

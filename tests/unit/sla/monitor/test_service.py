@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,6 +103,31 @@ def test_a_connection_that_is_lost_in_the_middle_loses_nothing(postgres: Engine)
     assert world.state("2026-03-02") == ("expected", "")
     assert world.rows(IncidentRow) == []
     world.tick_at("2026-03-02 06:01")
+    assert world.told() == [("open", "missed", "never_started")]
+
+
+def test_a_monitor_that_is_killed_in_the_middle_loses_nothing(postgres: Engine) -> None:
+    """It dies between the occurrence and its message; another one judges and tells, once."""
+    world = World(postgres)
+    world.add_dag("d", sla(**SIX))
+    world.tick_at("2026-03-01 12:00")
+    postgres.dispose()  # no connection is shared with the fork
+    child = os.fork()
+    if not child:
+        try:
+
+            @event.listens_for(postgres, "before_cursor_execute")
+            def kill(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+                if "INTO ext_sla_outbox" in statement:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            world.tick_at("2026-03-02 06:00")
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert world.state("2026-03-02") == ("expected", "")
+    world.tick_at("2026-03-02 06:00", monitor=world.replica("two"))
+    world.tick_at("2026-03-02 06:01", monitor=world.replica("three"))
     assert world.told() == [("open", "missed", "never_started")]
 
 
