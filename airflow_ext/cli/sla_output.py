@@ -173,4 +173,19 @@ def _suggestion(item: dict[str, Any]) -> str:
     if not shift:
         return "would be in time with the deadline as it is"
     side = "later" if shift > 0 else "earlier"
-    return f"would be in time with a deadline {duration(timedelta(seconds=shift))} {side}"
+    new = f": {item['suggested']}" if item["suggested"] else ""
+    return f"would be in time with a deadline {duration(timedelta(seconds=shift))} {side}{new}"
+
+
+def suggest_new(data: dict[str, Any]) -> None:
+    """Print what a DAG without an SLA could promise."""
+    out = Printer()
+    failed = f", {data['failed']} of them failed" if data["failed"] else ""
+    out.line(f"{data['dag_id']} has no SLA; its last {data['runs']} runs{failed}")
+    if not data["within"]:
+        out.line("not enough history: at least 10 good runs are needed", indent=2)
+        return
+    out.line("95 % of the good ones would have been in time with", indent=2)
+    for text in (data["by"], data["within"]):
+        if text:
+            out.line(f"sla({text}, ...)", indent=4)

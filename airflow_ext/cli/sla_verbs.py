@@ -45,10 +45,14 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
             )
     for name, func, text in (
         ("report", _report, "list promises with budget and burn"),
-        ("suggest", _suggest, "suggest deadlines from history"),
+        ("suggest", _suggest, "suggest deadlines from history, also for a DAG without SLA"),
     ):
         verb = _verb(verbs, name, func, text)
         verb.add_argument("dag_id", nargs="?", help="only this DAG")
+        if name == "suggest":
+            verb.add_argument(
+                "--tz", default="UTC", metavar="ZONE", help="zone of a new time of day, for a DAG without SLA"
+            )
 
 
 def _verb(
@@ -181,7 +185,18 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _suggest(args: argparse.Namespace) -> int:
-    _show(args, _promises(args), sla_output.suggest)
+    from airflow_ext.sla.clock import parse_zone
+    from airflow_ext.sla.trends import suggest, views
+
+    zone = parse_zone(args.tz, argument="--tz")
+    with open_ledger() as session:
+        if args.dag_id is None or views.promises(session, dag_ids=[args.dag_id]):
+            _show(args, _promises(args), sla_output.suggest)
+            return 0
+        found = suggest.from_runs(session, args.dag_id, zone=zone)
+    if not found["runs"]:
+        raise InvalidError(f"{args.dag_id!r} has neither an SLA nor a run that started by itself and ended")
+    _show(args, found, sla_output.suggest_new)
     return 0
 
 

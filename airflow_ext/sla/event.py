@@ -39,6 +39,7 @@ class SlaEvent:
     :param last_good: When the promise was last kept, or done late, before this; ``None`` if that is not known.
     :param changes: What has changed since then, in words.
     :param affected: Promises that broke because of this one, and are not told on their own.
+    :param note: Who excused it, and why.
     :param forecast: Grounds of what is only likely, in words.
     :param others: Further promises that this message stands for, if it is a digest.
     """
@@ -72,6 +73,7 @@ class SlaEvent:
     affected: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     forecast: str = ""
+    note: str = ""
 
     @property
     def late(self) -> timedelta:

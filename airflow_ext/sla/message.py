@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from airflow_ext.sla.event import SlaEvent
 
 _MOST_NAMES = 20
+_ENDINGS = {"excused": "is excused", "withdrawn": "is not promised any more"}
 
 
 def subject(event: SlaEvent) -> str:
@@ -57,8 +58,10 @@ def headline(event: SlaEvent) -> str:
     """Return one sentence that says what happened."""
     if event.others:
         return f"{_digest(event)}. The first of them:"
-    if event.kind == "resolved":
+    if event.kind == "resolved" and event.state == "success":
         return f"{_about(event)} is all right again: it {_ending(event)}."
+    if event.kind == "resolved":
+        return f"{_about(event)} {_ending(event)}{f' by {event.note}' if event.note else ''}."
     if event.kind == "failed_before_due":
         left = duration(event.due - event.told_at)
         return f"{_about(event)} is about to miss its SLA: the run failed, {left} are left."
@@ -79,6 +82,8 @@ def lines(event: SlaEvent) -> list[tuple[str, str]]:
         rows = [row for row in rows if row[0] != "Late"]
     if event.cause in CAUSES and event.cause:
         rows.append(("Cause", f"{CAUSES[event.cause]} ({event.cause})"))
+    if event.note:
+        rows.append(("Excused", event.note))
     if event.forecast:
         rows.append(("Forecast", event.forecast))
     if event.state:
@@ -110,7 +115,9 @@ def _background(event: SlaEvent) -> list[tuple[str, str]]:
     rows = []
     if event.step:
         rows.append(("Step", f"{event.step} of the escalation: nobody has acknowledged it"))
-    if event.last_good is not None:
+    if event.last_good is None and event.incident_id is not None:
+        rows.append(("Last good", "none is known"))
+    elif event.last_good is not None:
         rows.append(("Last good", moment(event.last_good, zone=event.zone)))
         rows.append(("Changed", "; ".join(event.changes) or "nothing that Airflow knows of"))
     if event.affected:
@@ -137,7 +144,7 @@ def _about(event: SlaEvent) -> str:
 
 def _ending(event: SlaEvent) -> str:
     if event.state != "success":
-        return f"is over ({event.cause})" if event.cause else "is over"
+        return _ENDINGS.get(event.cause, f"is over ({event.cause})" if event.cause else "is over")
     side = "late" if event.late > timedelta(0) else "in time"
     return f"finished {duration(event.late)} late" if side == "late" else "finished in time"
 

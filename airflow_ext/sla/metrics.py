@@ -34,7 +34,9 @@ CATALOGUE: Mapping[str, Metric] = {
     "sla.monitor.lag_seconds": Metric("gauge", (), "How far behind the judging is"),
     "sla.monitor.tick_seconds": Metric("gauge", (), "How long the last look took"),
     "sla.monitor.looked": Metric("gauge", (), "Occurrences judged in the last look"),
-    "sla.occurrences.at_risk": Metric("counter", (), "Occurrences that failed before they were due"),
+    "sla.occurrences.at_risk": Metric(
+        "counter", (), "Occurrences that failed before they were due or are likely to be late"
+    ),
     "sla.occurrences.met": Metric("counter", (), "Occurrences that were met"),
     "sla.occurrences.missed": Metric("counter", (), "Occurrences that were missed"),
     "sla.occurrences.recovered": Metric("counter", (), "Occurrences that were done late"),

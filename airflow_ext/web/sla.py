@@ -101,7 +101,15 @@ def incidents(session: SessionDep, user: GetUserDep, everything: bool = False) -
 def explain(session: SessionDep, user: GetUserDep, incident_id: int) -> JSONResponse:
     """Return the story of an incident."""
     _find(session, user, incident_id)
-    return _answer(views.explain(session, incident_id))
+    return _answer(_story(session, user, incident_id))
+
+
+def _story(session: Any, user: Any, incident_id: int) -> dict[str, Any]:
+    """Return the story of an incident, without the promises of DAGs that the user may not see."""
+    found = views.explain(session, incident_id) or {}
+    seen = _readable(user, session)
+    affected = [name for name in found.get("affects", ()) if name.rpartition(" (")[0] in seen]
+    return {**found, "affects": affected}
 
 
 @router.post("/incidents/{incident_id}/ack")
@@ -145,4 +153,4 @@ def _act(
     except InvalidError as error:
         raise HTTPException(409, str(error)) from error
     session.flush()
-    return _answer(views.explain(session, incident_id))
+    return _answer(_story(session, user, incident_id))

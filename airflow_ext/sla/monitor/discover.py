@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -134,12 +135,33 @@ def _read(session: Session, newest: Sequence[Any], *, now: datetime) -> list[Fou
     for row in session.execute(query):
         dag = _dag_of(row)
         # Airflow leaves the rows of a DAG that has given up its deadlines.
-        kept = set(dag.get("deadline") or ())
-        for alert_id, kwargs in alerts[row.id]:
+        kept = {alert_id: place for place, alert_id in enumerate(dag.get("deadline") or ())}
+        for alert_id, kwargs in sorted(alerts[row.id], key=lambda alert: kept.get(alert[0], 0)):
             if alert_id in kept:
                 said = definitions(kwargs)
                 found += [_found(names[row.id], DAG_SOURCE, each, dag, now=now) for each in said]
-    return [item for item in found if item is not None]
+    return _told_apart([item for item in found if item is not None])
+
+
+def _told_apart(found: list[Found]) -> list[Found]:
+    """Give policies of one DAG that have the same name a number each, in their order, so that none is lost."""
+    counts: Counter[tuple[str, str]] = Counter()
+    apart = []
+    for item in found:
+        counts[item.dag_id, item.policy.name] += 1
+        number = counts[item.dag_id, item.policy.name]
+        if number > 1:
+            name = f"{item.policy.name[:90]}-{number}"
+            log.warning(
+                "Two SLAs of DAG %s are called %s; one is %s now: give name=",
+                item.dag_id,
+                item.policy.name,
+                name,
+            )
+            definition = json.dumps({**json.loads(item.definition), "policy": name}, sort_keys=True)
+            item = replace(item, policy=item.policy.renamed(name), definition=definition)
+        apart.append(item)
+    return apart
 
 
 def _dag_of(row: Any) -> dict[str, Any]:

@@ -187,6 +187,20 @@ def resolve(session: Session, occurrence_ids: Sequence[int], *, now: datetime, r
     return len(found)
 
 
+def tell_opening(session: Session, incident_ids: Sequence[int], *, now: datetime) -> None:
+    """Write the first messages of incidents that had none."""
+    query = (
+        select(I.c.id, I.c.key, PolicyVersionRow.definition)
+        .join(O, O.c.id == I.c.occurrence_id)
+        .join(PolicyVersionRow, PolicyVersionRow.id == O.c.version_id)
+        .where(among(session, I.c.id, incident_ids))
+    )
+    rows: list[dict[str, Any]] = []
+    for row in session.execute(query):
+        rows += _messages(row.id, row.key, "open", read_version(row.definition).channels, now)
+    add_new(session, B, rows)
+
+
 def turn_into(session: Session, occurrence_ids: Sequence[int], *, kind: str) -> None:
     """What was told before it was due has become worse, a miss mostly; nobody is told a second time."""
     if occurrence_ids:

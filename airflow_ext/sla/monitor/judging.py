@@ -25,6 +25,7 @@ from airflow_ext.sla.ledger.models import (
 )
 from airflow_ext.sla.ledger.sql import among, chunks, set_each, table_of
 from airflow_ext.sla.monitor import periodic
+from airflow_ext.sla.monitor.causes import open_with_causes
 from airflow_ext.sla.monitor.dags import read_states, scheduler_is_alive
 from airflow_ext.sla.monitor.facts import read_facts
 from airflow_ext.sla.monitor.incidents import (
@@ -283,7 +284,7 @@ def _apply(
         for row, fact, decision in decisions
         if row.id in set(risen) - told
     ]
-    open_incidents(session, broken, now=now, lag_limit=limits.lag_limit)
+    open_with_causes(session, broken, now=now, lag_limit=limits.lag_limit)
     for kind in {decision.tell for _, _, decision in decisions if decision.tell}:
         turned = [row.id for row, _, decision in decisions if row.id in told and decision.tell == kind]
         turn_into(session, turned, kind=kind)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from airflow_ext.sla.judge import DagState, Fact, cause_of
@@ -21,8 +21,9 @@ from airflow_ext.sla.ledger.models import (
     PolicyRow,
 )
 from airflow_ext.sla.ledger.sql import add_new, among, set_each, table_of
+from airflow_ext.sla.monitor.causes import open_with_causes
 from airflow_ext.sla.monitor.facts import completions, publications
-from airflow_ext.sla.monitor.incidents import Broken, open_incidents, resolve, versions_of
+from airflow_ext.sla.monitor.incidents import Broken, resolve, versions_of
 from airflow_ext.sla.monitor.verdicts import breached
 from airflow_ext.sla.policy import Policy
 
@@ -232,6 +233,6 @@ class _Work:
 
     def finish(self) -> None:
         self._write()
-        open_incidents(self.session, self.broken, now=self.now, lag_limit=self.limits.lag_limit)
+        open_with_causes(self.session, self.broken, now=self.now, lag_limit=self.limits.lag_limit)
         resolve(self.session, self.recovered, now=self.now, resolution="recovered")
         add_new(self.session, O, self.more)

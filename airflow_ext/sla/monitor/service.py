@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.sla.ledger.models import OPEN_STATES
 from airflow_ext.sla.monitor import leases
+from airflow_ext.sla.monitor.causes import let_go
 from airflow_ext.sla.monitor.clock import JumpGuard, database_now
 from airflow_ext.sla.monitor.discover import discover, discover_part
 from airflow_ext.sla.monitor.forecasting import Histories, look_ahead
@@ -215,6 +216,8 @@ class Monitor:
             self._duty(session, lambda: self._discover_part(session, now, report))
         if report.changed or self._more_to_write or self._is_time("write", _WRITE, now):
             self._duty(session, lambda: self._write(session, now, report))
+        if self._is_time("let-go", _WRITE, now):
+            self._duty(session, lambda: self._let_go(session, now))
         if self._per_run:
             self._duty(session, lambda: self._write_runs(session, now, report))
         if self._is_time("prune", _PRUNE, now):
@@ -243,6 +246,9 @@ class Monitor:
         report.more |= self._more_to_write
         if not self._more_to_write:
             self._per_run = has_policies_per_run(session)
+
+    def _let_go(self, session: Session, now: datetime) -> None:
+        let_go(session, now=now)
 
     def _write_runs(self, session: Session, now: datetime, report: Report) -> None:
         report.written += materialise_runs(session, now=now)

@@ -23,8 +23,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from airflow_ext.sla.ledger.models import MET, RECOVERED, IncidentRow, OccurrenceRow, PolicyRow, UtcTime
+from airflow_ext.sla.ledger.models import (
+    MET,
+    RECOVERED,
+    ActionRow,
+    IncidentRow,
+    OccurrenceRow,
+    PolicyRow,
+    UtcTime,
+)
 from airflow_ext.sla.ledger.sql import among, table_of
+from airflow_ext.sla.monitor.causes import downstream
+from airflow_ext.sla.monitor.tables import DAG_RUN as R
 
 I, O, P = (table_of(model) for model in (IncidentRow, OccurrenceRow, PolicyRow))  # noqa: E741  as in the queries
 _MOST_AFFECTED = 200
@@ -72,18 +82,28 @@ class Background:
 
     :param last_good: When the promise was last done before.
     :param changes: What has changed since, in words.
-    :param affected: DAGs and policies whose incidents this one caused.
+    :param affected: DAGs and policies whose incidents this one caused, and those that use what the DAG makes.
+    :param note: Who excused it, and why.
     """
 
     last_good: datetime | None = None
     changes: tuple[str, ...] = ()
     affected: tuple[str, ...] = ()
+    note: str = ""
 
 
 def look_up(session: Session, incident_ids: Sequence[int]) -> dict[int, Background]:
     """Return the background of incidents; meant for the few that are told one by one."""
     query = (
-        select(I.c.id, I.c.policy_id, O.c.due_at, P.c.dag_id)
+        select(
+            I.c.id,
+            I.c.policy_id,
+            I.c.resolution,
+            O.c.id.label("occurrence_id"),
+            O.c.due_at,
+            P.c.dag_id,
+            P.c.subject,
+        )
         .join(O, O.c.id == I.c.occurrence_id)
         .join(P, P.c.id == O.c.policy_id)
         .where(among(session, I.c.id, incident_ids))
@@ -97,20 +117,44 @@ def _background(session: Session, row: Any) -> Background:
             O.c.policy_id == row.policy_id, O.c.state.in_((MET, RECOVERED)), O.c.due_at < row.due_at
         )
     )
-    names = (
+    if good is None and row.subject == "run":
+        good = session.scalar(
+            select(func.max(R.c.end_date)).where(
+                R.c.dag_id == row.dag_id, R.c.state == "success", R.c.end_date < row.due_at
+            )
+        )
+    return Background(
+        last_good=good,
+        changes=tuple(_versions(session, row.dag_id, good) + _contracts(session, row.dag_id, good))
+        if good
+        else (),
+        affected=tuple(_affected(session, row)),
+        note=_note(session, row.occurrence_id) if row.resolution == "excused" else "",
+    )
+
+
+def _affected(session: Session, row: Any) -> list[str]:
+    children = (
         select(P.c.dag_id, P.c.name)
         .join(I, I.c.policy_id == P.c.id)
         .where(I.c.parent_id == row.id)
         .order_by(P.c.dag_id)
         .limit(_MOST_AFFECTED)
     )
-    return Background(
-        last_good=good,
-        changes=tuple(_versions(session, row.dag_id, good) + _contracts(session, row.dag_id, good))
-        if good
-        else (),
-        affected=tuple(f"{found.dag_id} ({found.name})" for found in session.execute(names)),
+    coming = (
+        select(P.c.dag_id, P.c.name)
+        .where(P.c.dag_id.in_(downstream(session, row.dag_id)), P.c.retired_at.is_(None))
+        .order_by(P.c.dag_id, P.c.name)
+        .limit(_MOST_AFFECTED)
     )
+    found = [*session.execute(children), *session.execute(coming)]
+    return list(dict.fromkeys(f"{each.dag_id} ({each.name})" for each in found))[:_MOST_AFFECTED]
+
+
+def _note(session: Session, occurrence_id: int) -> str:
+    query = select(ActionRow).where(ActionRow.occurrence_id == occurrence_id, ActionRow.action == "excuse")
+    found = session.scalars(query.order_by(ActionRow.id.desc()).limit(1)).first()
+    return f"{found.who}: {found.why}" if found is not None else ""
 
 
 def _versions(session: Session, dag_id: str, since: datetime) -> list[str]:

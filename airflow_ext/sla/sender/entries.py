@@ -161,6 +161,7 @@ class Entry:
             last_good=known.last_good,
             changes=known.changes,
             affected=known.affected,
+            note=known.note,
             others=tuple(_other(entry) for entry in more),
             forecast=str(facts.get("forecast") or "") if row.incident_kind == "at_risk" else "",
         )

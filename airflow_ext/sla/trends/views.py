@@ -26,6 +26,7 @@ from airflow_ext.sla.ledger.sql import among, table_of
 from airflow_ext.sla.sender.background import look_up
 from airflow_ext.sla.sender.entries import Definition, read_definition
 from airflow_ext.sla.trends.history import budget_of, burn_rates, read, remark, suggest
+from airflow_ext.sla.trends.suggest import written
 
 I, O, P, V = (  # noqa: E741  as in the queries
     table_of(model) for model in (IncidentRow, OccurrenceRow, PolicyRow, PolicyVersionRow)
@@ -100,6 +101,7 @@ def _promise(
             for window, rate in burn_rates(policy.budget, past).items()
         },
         "remark": remark(past),
+        "suggested": written(policy, shift),
         "suggested_shift_seconds": None if shift is None else shift.total_seconds(),
         "lateness_seconds": next((item.late.total_seconds() for item in past if item.late is not None), None),
     }

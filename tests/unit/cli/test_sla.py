@@ -106,6 +106,21 @@ def test_budget_and_burn_are_reported(desk: Desk, capsys: pytest.CaptureFixture[
     assert "not enough history" in run(capsys, "suggest")
 
 
+def test_a_deadline_is_suggested_for_a_dag_that_has_none(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for day in range(1, 21):
+        begin, minute = f"2026-02-{day:02} 00:00", 10 + day
+        desk.world.run("raw", begin, ended=f"2026-02-{day:02} 04:{minute}")
+    desk.world.run("raw", "2026-02-21 00:00", "failed")
+    text = run(capsys, "suggest", "raw", "--tz", "Europe/Berlin")
+    assert "its last 21 runs, 1 of them failed" in text
+    assert 'sla(by="05:30", tz="Europe/Berlin", ...)' in text
+    assert "sla(within=timedelta(minutes=270), ...)" in text
+    desk.world.run("new", "2026-02-21 00:00")
+    assert "not enough history" in run(capsys, "suggest", "new")
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
@@ -116,6 +131,8 @@ def test_budget_and_burn_are_reported(desk: Desk, capsys: pytest.CaptureFixture[
         ),
         pytest.param(["snooze", "2", "--why", "x", "--for", "99d"], "31 days", id="too-long"),
         pytest.param(["report", "nowhere"], "has no SLA in force", id="no-dag"),
+        pytest.param(["suggest", "nowhere"], "neither an SLA nor a run", id="no-dag-no-run"),
+        pytest.param(["suggest", "marts", "--tz", "Berlin"], "did you mean Europe/Berlin", id="zone"),
         pytest.param(["list", "--all", "--days", "0"], "at least 1", id="days"),
     ],
 )

@@ -29,6 +29,14 @@ def test_a_change_makes_a_version_and_what_was_judged_keeps_its_own(world: World
     assert (following.version_id, following.tell_at - following.due_at) == (second.id, 30 * MINUTE)
 
 
+def test_two_with_the_same_name_are_both_kept(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.add_dag("d", [sla(**SIX, severity="info"), sla(**SIX, severity="page")])
+    world.tick_at("2026-03-01 12:00")
+    named = {row.name: row.severity for row in world.rows(PolicyRow)}
+    assert named == {"by-0600-Europe-Berlin": "info", "by-0600-Europe-Berlin-2": "page"}
+    assert "give name=" in caplog.text
+
+
 def test_the_same_policy_again_is_no_change(world: World) -> None:
     world.add_dag("d", sla(**SIX))
     world.tick_at("2026-03-01 12:00")
