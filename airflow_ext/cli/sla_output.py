@@ -104,6 +104,7 @@ def explain(data: dict[str, Any]) -> None:
         ("Severity", data["severity"]),
         ("Snoozed", when(data["snoozed_until"])),
         ("Over", f"{when(data['resolved'])}, {data['resolution']}" if data["resolved"] else ""),
+        ("Forecast", data["facts"].get("forecast") if data["kind"] == "at_risk" else ""),
         ("Last good", when(data["last_good"])),
         ("Changed", "; ".join(data["changes"])),
         ("Affects", ", ".join(data["affects"])),

@@ -32,6 +32,7 @@ class Metric:
 _PROMISE = ("dag_id", "policy", "owner", "severity")
 CATALOGUE: Mapping[str, Metric] = {
     "sla.monitor.lag_seconds": Metric("gauge", (), "How far behind the judging is"),
+    "sla.monitor.heartbeat": Metric("gauge", (), "When the last look was, as Unix time"),
     "sla.monitor.tick_seconds": Metric("gauge", (), "How long the last look took"),
     "sla.monitor.looked": Metric("gauge", (), "Occurrences judged in the last look"),
     "sla.occurrences.at_risk": Metric(
@@ -65,7 +66,7 @@ CATALOGUE: Mapping[str, Metric] = {
     ),
     "incident.open": Metric("gauge", ("severity",), "Incidents that are not over", every=False),
     "incident.unacknowledged": Metric(
-        "gauge", ("severity",), "Those that nobody has acknowledged", every=False
+        "gauge", ("severity",), "Those that nobody has acknowledged and no other one caused", every=False
     ),
     "incident.time_to_ack": Metric("timer", ("severity",), "From opening to acknowledgement", every=False),
     "incident.time_to_recover": Metric("timer", ("severity",), "From opening to the end", every=False),

@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,16 @@ class Watch:
             start_new_session=True,
         )
         log.close()
+
+    def monitor(self, clock: Callable[[], datetime]) -> Monitor:
+        """Return a monitor in this process, which tells nobody, with a clock of its own."""
+        return Monitor(
+            sessions=lambda: Session(self.engine, expire_on_commit=False),
+            holder="here",
+            settings=Settings(policies=self.folder, horizon=timedelta(hours=48)),
+            clock=lambda _: clock(),
+            monotonic=lambda: clock().timestamp(),
+        )
 
     def stop(self) -> int:
         """End the process as a service manager does, and return its status."""
@@ -252,7 +262,10 @@ def told_the_lead(watch: Watch) -> None:
     )
     for opened, channel in ((first, TEAM), (step, LEAD)):
         over = chat.about("slam_never", channel)[1]
-        assert (over["thread_ts"], "is over (excused)" in over["text"]) == (opened["ts"], True)
+        assert (over["thread_ts"], "slam_never is excused by ann: a drill." in over["text"]) == (
+            opened["ts"],
+            True,
+        )
     assert len(chat.about("slam_paused", TEAM)) == 1
     assert chat.about("slam_paused", LEAD) == []
     (watch.folder / "chat.json").write_text(json.dumps(chat.messages, indent=1))  # to look at
@@ -269,17 +282,7 @@ def test_on_the_day_of_a_clock_change_it_is_told_at_six_by_the_clocks(watch: Wat
     }
     watch.file.write_text(json.dumps({"slas": [policy]}))
     now = datetime(2027, 3, 28, 0, 30, tzinfo=UTC)
-
-    def sessions() -> Session:
-        return Session(watch.engine, expire_on_commit=False)
-
-    monitor = Monitor(
-        sessions=sessions,
-        holder="dst",
-        settings=Settings(policies=watch.folder),
-        clock=lambda _: now,
-        monotonic=lambda: now.timestamp(),
-    )
+    monitor = watch.monitor(lambda: now)
     query = "select o.state from ext_sla_occurrence o join ext_sla_policy p on p.id = o.policy_id where p.dag_id = 'slam_dst'"
     monitor.once()
     for moment, state in (("04:04:59", "expected"), ("04:05:00", "missed")):
@@ -287,3 +290,37 @@ def test_on_the_day_of_a_clock_change_it_is_told_at_six_by_the_clocks(watch: Wat
         monitor.once()
         states = [row[0] for row in watch.rows(f"{query} order by o.due_at")]
         assert states[0] == state
+
+
+def test_a_contract_is_kept_by_a_publication_of_that_day_that_holds(
+    client: AirflowClient, watch: Watch, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published for real, judged as if it were tomorrow morning; yesterday's is published and broken."""
+    monkeypatch.setenv("AIRFLOW__AIRFLOW_EXT__CONTRACTS_FOLDER", str(Path(__file__).parent / "dags"))
+    client.create_connection("contracts_db", "duckdb", host=str(scratch / "contracts.duckdb"))
+    client.wait_for_dags(["contracts_publisher"])
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    days = [(today - timedelta(days=1), 1, "failed"), (today, 7, "success")]
+    runs = [
+        (client.trigger("contracts_publisher", conf={"day": f"{day:%Y-%m-%d}", "rows": rows}), state)
+        for day, rows, state in days
+    ]
+    sla = {"dag": "contracts_publisher", "contract": "test_orders>=1,<2", "by": "06:00", "tz": "UTC"}
+    watch.file.write_text(json.dumps({"slas": [{**sla, "callback": "slam_sink.tell"}]}))
+    now = today - timedelta(hours=12)
+    monitor = watch.monitor(lambda: now)
+    monitor.once()
+    for run_id, state in runs:
+        client.wait_for_run("contracts_publisher", run_id, state=state)
+    now = today + timedelta(days=1, hours=6, seconds=1)
+    monitor.once()
+    query = (
+        "select slot, state, o.cause from ext_sla_occurrence o join ext_sla_policy p on p.id = o.policy_id"
+    )
+    found = watch.rows(
+        f"{query} where p.dag_id = 'contracts_publisher' and due_at <= '{now}' order by due_at"
+    )
+    assert [tuple(row) for row in found] == [
+        (f"p/{days[0][0]:%Y-%m-%d}", "missed", "breached"),
+        (f"p/{days[1][0]:%Y-%m-%d}", "met", ""),
+    ]

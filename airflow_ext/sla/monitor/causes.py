@@ -76,7 +76,8 @@ def upstream(session: Session, dag_ids: Iterable[str]) -> dict[str, list[str]]:
     for name, names in found.items():
         level = [name]
         for _ in range(DEPTH):
-            level = sorted({maker for each in level for maker in edges.get(each, ())} - {name, *names})
+            found_here = {maker for each in level for maker in edges.get(each, set())}
+            level = sorted(found_here - set(names) - {name})
             names += level
     return found
 
@@ -95,7 +96,8 @@ def downstream(session: Session, dag_id: str) -> list[str]:
             .where(MAKES.c.dag_id.in_(frontier))
             .distinct()
         )
-        frontier = set(session.scalars(query)) - {dag_id, *found}
+        users: list[str] = list(session.scalars(query))
+        frontier = set(users) - set(found) - {dag_id}
         if not frontier:
             break
         found += sorted(frontier)

@@ -238,8 +238,12 @@ def _decide(row: Any, fact: Fact, world: _World, now: datetime) -> Decision:
 def _name_breaches(
     session: Session, decisions: list[tuple[Any, Fact, Decision]]
 ) -> list[tuple[Any, Fact, Decision]]:
-    """Say of contracts without an event whether they were judged and do not hold."""
-    silent = [row.id for row, _, decision in decisions if decision.cause == "no_event"]
+    """Say of contracts without an event whether they were judged and do not hold: whatever else is, that is the cause."""
+    silent = [
+        row.id
+        for row, fact, decision in decisions
+        if row.subject == "asset" and not fact.state and decision.state == MISSED
+    ]
     broken = breached(session, silent) if silent else set()
     return [
         (row, fact, replace(decision, cause="breached") if row.id in broken else decision)

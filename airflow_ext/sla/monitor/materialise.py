@@ -97,7 +97,7 @@ def _values(item: Expected, now: datetime) -> dict[str, Any]:
         "cause": item.excuse,
         "next_check_at": None
         if excused
-        else item.watch_from
+        else max(item.watch_from, now)  # what has begun before it was written is not looked at too late
         if item.slot.startswith("fresh")
         else item.tell_at,
         "settled_at": now if excused else None,

@@ -212,9 +212,9 @@ class _Work:
 
     def _cause(self, row: Any, otherwise: str) -> str:
         found = cause_of(Fact(), self.dags.get(row.dag_id, DagState()), about_data=True)
-        if found != "no_event":
-            return found
-        return "breached" if row.id in self.breached else otherwise
+        if row.id in self.breached:
+            return "breached"
+        return otherwise if found == "no_event" else found
 
     def _end(self, row: Any, state: str, cause: str, *, done_at: datetime | None = None) -> None:
         self._update(row, state=state, cause=cause, done_at=done_at, next_check_at=None, settled_at=self.now)

@@ -45,6 +45,8 @@ _WRITE = timedelta(minutes=1)
 _AHEAD = timedelta(seconds=30)
 _BEHIND = 20
 """While more is due than one batch, what can wait is done in one tick of so many."""
+_BUSY = 200
+"""With more occurrences judged in a tick than this, looking ahead waits for a quieter one."""
 _LONGEST_WAIT = 30.0
 
 
@@ -275,7 +277,8 @@ class Monitor:
         report.more |= self._watch.more
 
     def _ahead(self, session: Session, now: datetime, report: Report) -> None:
-        if report.more or not self._is_time("ahead", _AHEAD, now):
+        busy = report.more or report.judged.looked > _BUSY
+        if busy or not self._is_time("ahead", _AHEAD, now):
             return
 
         def look() -> None:
@@ -345,7 +348,12 @@ class Monitor:
         from airflow.sdk.observability import stats
 
         lag, seconds = report.judged.lag.total_seconds(), report.seconds
-        gauges: dict[str, Any] = {"lag_seconds": lag, "tick_seconds": seconds, "looked": report.judged.looked}
+        gauges: dict[str, Any] = {
+            "heartbeat": time.time(),
+            "lag_seconds": lag,
+            "tick_seconds": seconds,
+            "looked": report.judged.looked,
+        }
         for name, value in gauges.items():
             stats.gauge(f"airflow_ext.sla.monitor.{name}", value)
         for tally in (report.judged, report.early, report.ahead):

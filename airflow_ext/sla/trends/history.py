@@ -52,7 +52,9 @@ class Budget:
     @property
     def remaining(self) -> float:
         """What is left, as a part of it: 1 is all, 0 none, below 0 it is overdrawn."""
-        return 1 - self.used / self.allowed if self.allowed else float(-self.used)
+        if self.allowed:
+            return 1 - self.used / self.allowed
+        return -float(self.used) if self.used else 1.0
 
     @property
     def text(self) -> str:

@@ -85,10 +85,10 @@ def _outbox(session: Session, now: datetime) -> None:
 def _incidents(session: Session, now: datetime, since: datetime) -> None:
     opened: Counter[str] = Counter()
     unanswered: Counter[str] = Counter()
-    query = select(I.c.severity, I.c.acknowledged_at).where(I.c.resolved_at.is_(None))
+    query = select(I.c.severity, I.c.acknowledged_at, I.c.parent_id).where(I.c.resolved_at.is_(None))
     for row in session.execute(query):
         opened[row.severity] += 1
-        unanswered[row.severity] += row.acknowledged_at is None
+        unanswered[row.severity] += row.acknowledged_at is None and row.parent_id is None
     for severity in _SEVERITIES:
         metrics.gauge("incident.open", opened[severity], severity=severity)
         metrics.gauge("incident.unacknowledged", unanswered[severity], severity=severity)

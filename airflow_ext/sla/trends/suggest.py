@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -77,8 +77,8 @@ def from_runs(session: Session, dag_id: str, *, zone: ZoneInfo) -> dict[str, Any
 
 def _into_the_day(row: Any, zone: ZoneInfo) -> timedelta:
     """Return what a clock showed at the end, as the time since the midnight before the run was due to start."""
-    begin = row.run_after.astimezone(zone).date()
-    end = row.end_date.astimezone(zone)
+    begin: date = row.run_after.astimezone(zone).date()
+    end: datetime = row.end_date.astimezone(zone)
     return (end.date() - begin) + timedelta(hours=end.hour, minutes=end.minute, seconds=end.second)
 
 

@@ -271,5 +271,5 @@ def status(session: Session, *, now: datetime, dag_ids: Collection[str] | None =
         "at_risk": sum(item["state"] == "at_risk" for item in found),
         "over_budget": sum(bool(item["budget"]) and item["budget"]["remaining"] < 0 for item in found),
         "incidents": len(opened),
-        "unacknowledged": sum(item["acknowledged"] is None for item in opened),
+        "unacknowledged": sum(item["acknowledged"] is None and item["caused_by"] is None for item in opened),
     }

@@ -13,7 +13,7 @@ import pytest
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.utils.session import create_session
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 
 from airflow_ext.sla import sla
 from airflow_ext.sla.ledger.models import (
@@ -28,6 +28,7 @@ from airflow_ext.sla.ledger.models import (
 from airflow_ext.sla.ledger.models import (
     metadata as tables,
 )
+from airflow_ext.sla.sender.background import look_up
 from tests.unit.web.conftest import Site
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -138,6 +139,11 @@ def test_who_may_see_the_dag_sees_its_promises_and_no_others(site: Site, inciden
     story = ask(site, "GET", f"/incidents/{incident}")
     assert (story.status_code, story.json()["cause_text"]) == (200, "no run was created")
     assert story.headers["cache-control"] == "no-store"
+    with create_session() as session:
+        session.execute(update(IncidentRow).where(IncidentRow.id != incident).values(parent_id=incident))
+        known = look_up(session, [incident])[incident]
+    assert known.affected == ("secret (by-0600)",), "it broke because of this one"
+    assert ask(site, "GET", f"/incidents/{incident}").json()["affects"] == []
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_dags_that_feed_each_other_have_one_incident(database: Engine) -> None:
     world.feed("b", "a")
     world.tick_at("2026-03-01 12:00")
     world.tick_at("2026-03-02 06:00")
-    assert told(world) == [("a", "open")]
+    assert [kind for _, kind in told(world)] == ["open"]
     with Session(database) as session:
         assert upstream(session, ["a"]) == {"a": ["b"]}
         assert downstream(session, "a") == ["b"]

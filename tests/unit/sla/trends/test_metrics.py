@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,20 @@ def check(expression: str) -> set[str]:
             assert {label.strip() for label in group.split(",")} <= set(KNOWN[name].tags), expression
     assert expression.count("(") == expression.count(")")
     return names
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Prometheus")
+def test_the_rules_fire_when_they_should() -> None:
+    words = ["promtool", "test", "rules", str(MONITORING / "sla-rules-test.yml")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_has_a_test() -> None:
+    rules = yaml.safe_load((MONITORING / "sla-rules.yml").read_text())["groups"][0]["rules"]
+    cases = yaml.safe_load((MONITORING / "sla-rules-test.yml").read_text())["tests"]
+    tested = {item["alertname"] for case in cases for item in case["alert_rule_test"] if item["exp_alerts"]}
+    assert tested == {rule["alert"] for rule in rules if "alert" in rule}
 
 
 def test_the_rules_name_what_is_sent() -> None:
