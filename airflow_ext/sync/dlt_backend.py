@@ -236,6 +236,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "DLT_DATA_DIR": str(folder),
         "DLT_PROJECT_DIR": str(folder),
         "RUNTIME__DLTHUB_TELEMETRY": "false",
+        "RUST_BACKTRACE": "0",
         "PROVIDERS__ENABLE_AIRFLOW_SECRETS": "false",
         # Rows a destination refuses are refused again by every retry; given up, they are read anew.
         "LOAD__AUTO_ABORT_ON_TERMINAL_ERROR": "true",

@@ -6,20 +6,22 @@ reads the environment, and because a process that ends has surely closed its Duc
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, date, datetime
-from functools import cache
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_ext.exceptions import SyncFailedError
+from airflow_ext.sync.cursors import literal
+from airflow_ext.sync.direct_load import column_changes
+from airflow_ext.sync.direct_postgres import hex_bytes
 from airflow_ext.sync.dlt_appends import AppendLog
 from airflow_ext.sync.dlt_job import DltJob, DltPair
+from airflow_ext.sync.locks import Tell, only_one
 from airflow_ext.sync.model import SchemaChange, SyncResult, TableResult
+from airflow_ext.sync.names import normal
 from airflow_ext.sync.sql_source import SqlTable, choose_reader
 from airflow_ext.sync.tables import CursorValue, SyncTable
 
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
 MAX_PENDING_ROUNDS = 5
 """A package that is still pending after so many loads will not get better by another one."""
-
-Tell = Callable[[dict[str, Any]], None]
 
 
 class DltEngine:
@@ -58,7 +58,7 @@ class DltEngine:
         job = self.job
         started = datetime.now(UTC)
         job.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _only_one(job.folder / f"{job.name}.lock", tell=self.tell):
+        with only_one(job.folder / f"{job.name}.lock", tell=self.tell):
             pipeline = dlt.pipeline(
                 pipeline_name=job.name,
                 pipelines_dir=str(job.folder),
@@ -91,7 +91,7 @@ class DltEngine:
             tables=tuple(
                 TableResult(
                     name=table.name,
-                    rows=loaded[table.name] if table.name in loaded else rows.get(_table_name(table), 0),
+                    rows=loaded[table.name] if table.name in loaded else rows.get(normal(table.name), 0),
                     schema_changes=self._changes.get(table.name, ()),
                 )
                 for table in job.tables
@@ -148,7 +148,7 @@ class DltEngine:
     def _pending_rows(self, pipeline: dlt.Pipeline, load_id: str) -> dict[str, int | None]:
         from pyarrow import parquet
 
-        names = {_table_name(table): table.name for table in self.job.tables}
+        names = {normal(table.name): table.name for table in self.job.tables}
         rows: dict[str, int | None] = {}
         for files in pipeline.get_load_package_info(load_id).jobs.values():
             for file in files:
@@ -182,7 +182,7 @@ class DltEngine:
             # Not the resource's own state: dlt resets that of every table it replaces.
             known = dlt.current.source_state().setdefault("columns", {})
             now = {column.name: str(column.arrow) for column in source.columns}
-            self._changes[table.name] = _changes(known.get(table.name), now)
+            self._changes[table.name] = column_changes(known.get(table.name), now)
             known[table.name] = now
 
         start, end = source.bounds(self.job.window) if table.cursor and self.job.window else (None, None)
@@ -195,10 +195,10 @@ class DltEngine:
             observe()
             first = cursor.last_value if cursor else start
             for batch in source.batches(start=first, end=end, on_rows=count):
-                yield batch if pair.destination == "duckdb" else _as_postgres_text(batch)
+                yield batch if pair.destination == "duckdb" else hex_bytes(batch)
 
         def there(column: str) -> str:
-            return f'"{_naming().normalize_identifier(column)}"'
+            return f'"{normal(column)}"'
 
         disposition: Any = table.mode
         if table.mode in ("merge", "window"):
@@ -257,44 +257,6 @@ def _hints(source: SqlTable) -> dict[str, Any]:
     return hints
 
 
-def _as_postgres_text(batch: Any) -> Any:
-    """Return the batch with bytes as the hexadecimal text PostgreSQL reads; CSV files carry no bytes."""
-    import pyarrow as pa
-
-    for index, field in enumerate(batch.schema):
-        if pa.types.is_binary(field.type):
-            texts = [
-                None if value is None else f"\\x{value.hex()}" for value in batch.column(index).to_pylist()
-            ]
-            batch = batch.set_column(index, field.name, pa.array(texts, pa.string()))
-    return batch
-
-
-def _changes(before: dict[str, str] | None, now: dict[str, str]) -> tuple[SchemaChange, ...]:
-    if before is None:
-        return (SchemaChange(kind="table_added"),)
-    added = [SchemaChange(kind="column_added", column=c, type=now[c]) for c in now if c not in before]
-    removed = [SchemaChange(kind="column_removed", column=c) for c in before if c not in now]
-    retyped = [
-        SchemaChange(kind="column_retyped", column=c, type=now[c])
-        for c in now
-        if c in before and before[c] != now[c]
-    ]
-    return (*added, *removed, *retyped)
-
-
-@cache
-def _naming() -> Any:
-    """Return dlt's rule for names in the destination: snake case."""
-    from dlt.common.schema import Schema
-
-    return Schema("names").naming
-
-
-def _table_name(table: SyncTable) -> str:
-    return str(_naming().normalize_table_identifier(table.name))
-
-
 def staging_dataset(dataset: str, *, pipeline: str) -> str:
     """Return the schema in which one pipeline keeps the rows it is about to insert.
 
@@ -326,7 +288,7 @@ def _file_format(pair: DltPair) -> Any:
 
 def _window_scope(column: str, start: CursorValue | None, end: CursorValue | None) -> str:
     """Return the condition that selects the window's rows in the destination."""
-    condition = f"{column} >= {_literal(start)} AND {column} < {_literal(end)}"
+    condition = f"{column} >= {literal(start)} AND {column} < {literal(end)}"
     # dlt fills in table names with str.format.
     return condition.replace("{", "{{").replace("}", "}}")
 
@@ -335,25 +297,3 @@ def _key_scope(columns: list[str]) -> str:
     """Return the condition that selects the rows in the destination that are loaded again."""
     same = " AND ".join(f"s.{name} = {{table}}.{name}" for name in columns)
     return f"EXISTS (SELECT 1 FROM {{staging_table}} AS s WHERE {same})"
-
-
-def _literal(value: CursorValue | None) -> str:
-    if isinstance(value, datetime):
-        return f"{'TIMESTAMP' if value.tzinfo is None else 'TIMESTAMPTZ'} '{value.isoformat(sep=' ')}'"
-    if isinstance(value, date):
-        return f"DATE '{value.isoformat()}'"
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    return str(value)
-
-
-@contextmanager
-def _only_one(path: Path, *, tell: Tell) -> Iterator[None]:
-    """Hold the pipeline's folder: two runs of one task at once would mix their packages."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell({"event": "log", "level": "info", "text": "waiting for another run of this task to end"})
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

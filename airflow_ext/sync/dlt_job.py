@@ -22,6 +22,8 @@ class DltPair:
     :param dataset: Schema in the destination.
     :param reader: ``connectorx``, ``pyarrow`` or ``auto`` for the faster one that reads this source.
     :param chunk_rows: Rows per Arrow batch; memory grows with it.
+    :param parallel: Tables that are loaded at a time.
+    :param lock_seconds: How long to wait for another writer that holds the destination.
     :param secrets: Values that must never show up in a message.
     """
 
@@ -31,6 +33,8 @@ class DltPair:
     dataset: str = "raw"
     reader: str = "auto"
     chunk_rows: int = 100_000
+    parallel: int = 2
+    lock_seconds: float = 300
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -52,6 +56,11 @@ class DltJob:
     tables: tuple[SyncTable, ...]
     window: Window | None = None
     run: str = ""
+
+    @property
+    def direct(self) -> bool:
+        """Whether dlt is not needed for it."""
+        return self.pair.destination in ("duckdb", "postgres")
 
     def dump(self) -> bytes:
         """Return one line of JSON; it holds the credentials and belongs into a pipe only."""

@@ -18,6 +18,7 @@ import traceback
 from typing import IO, Any
 
 from airflow_ext.exceptions import InvalidError, SyncFailedError
+from airflow_ext.sync.direct import DirectEngine
 from airflow_ext.sync.dlt_engine import DltEngine, causes, root_cause
 from airflow_ext.sync.dlt_job import DltJob
 from airflow_ext.sync.scrub import scrub
@@ -107,6 +108,17 @@ def describe(error: BaseException) -> dict[str, Any]:
     }
 
 
+def _engine(job: DltJob, tell: _Events) -> DirectEngine | DltEngine:
+    if job.direct:
+        return DirectEngine(job, tell=tell)
+    import dlt  # noqa: F401  # sets up its logger, whose lines then become events
+
+    logger = logging.getLogger("dlt")
+    logger.handlers[:] = [_LogEvents(tell)]
+    logger.propagate = False
+    return DltEngine(job, tell=tell)
+
+
 def main(argv: list[str]) -> int:
     """Run the job on standard input; the status is 0 only if it succeeded."""
     # A core dump would hold the passwords and lie in the pipelines' folder.
@@ -118,12 +130,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_watch_parent, daemon=True).start()
     try:
-        import dlt  # noqa: F401  # sets up its logger, whose lines then become events
-
-        logger = logging.getLogger("dlt")
-        logger.handlers[:] = [_LogEvents(tell)]
-        logger.propagate = False
-        result = DltEngine(job, tell=tell).run()
+        result = _engine(job, tell).run()
     except BaseException as error:  # noqa: BLE001  # whatever it is, the parent must hear of it
         sys.stderr.write(scrub("".join(traceback.format_exception(error)), job.pair.secrets))
         tell(describe(error))
@@ -133,4 +140,8 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    status = main(sys.argv)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a thread that a cancelled run left behind would hold the process.
+    os._exit(status)

@@ -26,6 +26,9 @@ CONNECTORX_DIALECTS = ("postgresql", "sqlite")
 MAX_CONNECTORX_SCALE = 10
 """connectorx carries decimals with ten digits after the point and cuts the rest off without a word."""
 
+MOST_CONNECTORX_ROWS = 50_000
+"""Smaller batches let reading and writing overlap."""
+
 UNBOUND_DECIMAL = (38, 9)
 """Precision and scale of a numeric column that declares none."""
 
@@ -57,12 +60,14 @@ class Column:
     :param arrow: The Arrow type it arrives as.
     :param json: It holds JSON text.
     :param select: The SQLAlchemy expression that reads it, labelled with the name.
+    :param uuid: It holds UUIDs as text.
     """
 
     name: str
     arrow: pa.DataType
-    json: bool
-    select: Any
+    json: bool = False
+    select: Any = None
+    uuid: bool = False
 
 
 class SqlTable:
@@ -134,17 +139,41 @@ class SqlTable:
         start, end = window.bounds(self.cursor_type)
         return self._local(start), self._local(end)
 
+    def identifies(self, columns: Iterable[str]) -> bool:
+        """Tell whether the source itself sees to it that these columns are unique and never null."""
+        key = {column.name for column in self.reflected.primary_key.columns}
+        return bool(key) and key <= set(columns)
+
+    def limit(self) -> Any:
+        """Return the highest value of a text cursor, which only the source can tell: it knows their order."""
+        import sqlalchemy as sa
+
+        if self.cursor_type is not str:
+            return None
+        cursor = self.reflected.columns[str(self.table.cursor)]
+        try:
+            with self.engine.connect() as connection:
+                return connection.execute(sa.select(sa.func.max(cursor))).scalar()
+        except sa.exc.SQLAlchemyError as error:
+            raise SyncFailedError(_reason(error), table=self.table.name) from None
+
     def batches(
-        self, *, start: Any = None, end: Any = None, on_rows: Callable[[int], None] = lambda _: None
+        self,
+        *,
+        start: Any = None,
+        end: Any = None,
+        upto: Any = None,
+        on_rows: Callable[[int], None] = lambda _: None,
     ) -> Iterator[pa.Table]:
         """Yield the rows with ``start <= cursor < end`` as Arrow tables, at least one even if it is empty.
 
         :param start: Lowest cursor value; ``None`` has no lower end.
         :param end: First cursor value beyond; ``None`` has no upper end.
+        :param upto: Highest cursor value.
         :param on_rows: Called with the rows of each batch.
         :raises SyncFailedError: If the source fails while it is read.
         """
-        query = self._query(self._local(start), self._local(end))
+        query = self._query(self._local(start), self._local(end), self._local(upto))
         read = self._read_connectorx if self.reader == "connectorx" else self._read_sqlalchemy
         empty = True
         for batch in read(query):
@@ -164,7 +193,7 @@ class SqlTable:
                 return value.astimezone(UTC).replace(tzinfo=None)
         return value
 
-    def _query(self, start: Any, end: Any) -> sa.Select[Any]:
+    def _query(self, start: Any, end: Any, upto: Any) -> sa.Select[Any]:
         import sqlalchemy as sa
 
         query = sa.select(*(column.select for column in self.columns)).select_from(self.reflected)
@@ -175,6 +204,8 @@ class SqlTable:
                 query = query.where(cursor >= start)
             if end is not None:
                 query = query.where(cursor < end)
+            if upto is not None:
+                query = query.where(cursor <= upto)
         if self.table.where:
             # A colon would be read as the start of a bound value ("a::int").
             query = query.where(sa.text("(" + self.table.where.replace(":", r"\:") + ")"))
@@ -194,7 +225,7 @@ class SqlTable:
                 sql,
                 return_type="arrow_stream",
                 protocol="binary",
-                batch_size=self.chunk_rows,
+                batch_size=min(self.chunk_rows, MOST_CONNECTORX_ROWS),
             )
             for batch in reader:
                 yield self._conform(pa.Table.from_batches([batch]))
@@ -259,7 +290,8 @@ class SqlTable:
                 select = sa.cast(sa.func.round(column, UNBOUND_DECIMAL[1]), sa.Text)
             elif arrow.scale > MAX_CONNECTORX_SCALE:
                 select = sa.cast(column, sa.Text)
-        return Column(column.name, arrow, is_json, select.label(column.name))
+        is_uuid = isinstance(column.type, sa.Uuid)
+        return Column(column.name, arrow, is_json, select.label(column.name), is_uuid)
 
 
 def _arrow_type(kind: Any, dialect: str) -> tuple[pa.DataType, bool]:

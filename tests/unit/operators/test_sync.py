@@ -106,7 +106,7 @@ def test_a_run_loads_tables_and_emits_an_event_for_each(pair: Path) -> None:
     }
     assert keys(run, asset) == ["2013-01-01"]
     assert AssetAlias("sync/ingest/load") in task.outlets
-    assert (pair / "state" / run_name(run)).is_dir()
+    assert (pair / "state" / f"{run_name(run)}.lock").is_file()
 
     import duckdb
 
@@ -178,7 +178,7 @@ def test_ids_without_ascii_letters_or_with_digits_first_run(pair: Path) -> None:
 def test_the_state_lies_under_airflows_home(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", str(pair / "home"))
     make([SHOPS]).execute(run := context())
-    assert (pair / "home" / "airflow-ext" / "dlt" / run_name(run)).is_dir()
+    assert (pair / "home" / "airflow-ext" / "dlt" / f"{run_name(run)}.lock").is_file()
 
 
 @pytest.mark.parametrize(

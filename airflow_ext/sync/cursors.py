@@ -1,0 +1,78 @@
+"""Cursor values: the highest one seen, kept as text, and written into statements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_READ = {
+    "int": int,
+    "float": float,
+    "Decimal": Decimal,
+    "datetime": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "str": str,
+}
+
+
+class Cursor:
+    """The value a sync continues from, and the highest one it has seen since.
+
+    :param column: The cursor column; ``None`` if the table has none.
+    :param value: The last value of the load before; ``None`` if there is none.
+    """
+
+    def __init__(self, column: str | None, value: Any = None) -> None:
+        self.column = column
+        self.value = value
+        self.highest = value
+
+    @classmethod
+    def read(cls, kept: Mapping[str, str] | None, *, column: str | None) -> Cursor:
+        """Read what :meth:`dump` wrote; a value of another column says nothing about this one."""
+        if not kept or kept["column"] != column:
+            return cls(column)
+        return cls(column, _READ[kept["kind"]](kept["value"]))
+
+    def dump(self) -> dict[str, str] | None:
+        """Return the highest value seen as plain JSON."""
+        if self.highest is None:
+            return None
+        return {
+            "column": str(self.column),
+            "kind": type(self.highest).__name__,
+            "value": text_of(self.highest),
+        }
+
+    def see(self, values: pa.ChunkedArray) -> None:
+        """Take note of the values of a batch."""
+        import pyarrow.compute as pc
+
+        highest = pc.max(values).as_py()
+        if highest is not None and (self.highest is None or highest > self.highest):
+            self.highest = highest
+
+
+def text_of(value: Any) -> str:
+    """Return a value as text that its type reads again."""
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def literal(value: Any) -> str:
+    """Return a value as both DuckDB and PostgreSQL read it in a statement."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, datetime):
+        return f"{'TIMESTAMP' if value.tzinfo is None else 'TIMESTAMPTZ'} '{value.isoformat(sep=' ')}'"
+    if isinstance(value, date):
+        return f"DATE '{value.isoformat()}'"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, float):
+        return f"CAST('{value!r}' AS DOUBLE PRECISION)"
+    return str(value)

@@ -1,0 +1,366 @@
+"""Loading one table straight into DuckDB or PostgreSQL: data and what is known of them in one transaction.
+
+A worker that dies at any point leaves the table as it was or as it shall be, and the cursor always fits the rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_ext.exceptions import InvalidError, SyncFailedError
+from airflow_ext.sync.cursors import Cursor, literal, text_of
+from airflow_ext.sync.model import SchemaChange
+from airflow_ext.sync.names import normal, normal_columns, quoted
+from airflow_ext.sync.tables import SyncTable, Window
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STATE, LOADS = "_sync_state", "_sync_loads"
+"""Our tables in the dataset: the cursor and columns of each sync's tables, and one row per load."""
+
+VALID_FROM, VALID_TO = "_valid_from", "_valid_to"
+
+_BOOKS = {
+    STATE: {"sync": "TEXT", "table_name": "TEXT", "state": "TEXT"},
+    LOADS: {
+        "load_id": "TEXT",
+        "sync": "TEXT",
+        "table_name": "TEXT",
+        "request": "TEXT",
+        "row_count": "BIGINT",
+        "loaded_at": "TEXT",
+    },
+}
+
+
+class Readable(Protocol):
+    """What can be loaded: a table of a database, files."""
+
+    columns: list[Any]
+    table: SyncTable
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    def bounds(self, window: Window) -> tuple[Any, Any]: ...
+
+    def limit(self) -> Any: ...
+
+    def identifies(self, columns: Iterable[str]) -> bool: ...
+
+    def batches(
+        self, *, start: Any = None, end: Any = None, upto: Any = None, on_rows: Callable[[int], None] = ...
+    ) -> Iterator[pa.Table]: ...
+
+
+class Session(Protocol):
+    """One connection to the destination, with one transaction at a time."""
+
+    row_id: str
+
+    def type_of(self, column: Any) -> str:
+        """Return the destination's type for a column."""
+        ...
+
+    def make(self, table: str, columns: Mapping[str, str]) -> None:
+        """Create the table, or add the columns it lacks, and commit."""
+        ...
+
+    def there(self, table: str) -> bool:
+        """Tell whether a table exists in the dataset."""
+        ...
+
+    def name(self, table: str) -> str:
+        """Return a table of the dataset as statements name it."""
+        ...
+
+    def execute(self, statement: str) -> int:
+        """Run a statement and return the rows it touched."""
+        ...
+
+    def fetch(self, statement: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        ...
+
+    def insert(self, table: str, columns: Mapping[str, Any], batches: Iterable[pa.Table]) -> int:
+        """Write batches into a table of the dataset; return the rows."""
+        ...
+
+    def stage(self, table: str, columns: Mapping[str, Any], batches: Iterable[pa.Table]) -> str:
+        """Write batches into a temporary table with the columns of another and return its name."""
+        ...
+
+    def begin(self) -> None: ...
+
+    def commit(self) -> None: ...
+
+    def rollback(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What a load did.
+
+    :param rows: Rows that were written.
+    :param changes: What changed in the source's columns since the load before.
+    :param load_id: The load, as the book of loads has it.
+    :param before: An earlier try had done it.
+    """
+
+    rows: int
+    changes: tuple[SchemaChange, ...] = ()
+    load_id: str = ""
+    before: bool = False
+
+
+class TableLoad:
+    """Loads one table by its mode.
+
+    :param session: A connection of its own.
+    :param source: What to load.
+    :param sync: Name under which cursors are kept.
+    :param request: What the tries of one append have in common; empty if it may be repeated.
+    :param load_id: Name of this load.
+    :param window: Range of cursor values.
+    :param count: Told the rows of each batch.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        source: Readable,
+        *,
+        sync: str,
+        request: str,
+        load_id: str,
+        window: Window | None,
+        count: Callable[[int], None],
+    ) -> None:
+        self.session = session
+        self.source = source
+        self.table = source.table
+        self.sync = sync
+        self.request = request
+        self.load_id = load_id
+        self.window = window if source.table.cursor else None
+        self.count = count
+        self.there = normal(self.table.name)
+        self.columns = {
+            there: next(column for column in source.columns if column.name == name)
+            for name, there in normal_columns(
+                self.table.name, [column.name for column in source.columns]
+            ).items()
+        }
+        self.key = [normal(name) for name in self.table.primary_key]
+        self.names = ", ".join(quoted(name) for name in self.columns)
+
+    def run(self) -> Loaded:
+        """Load the table.
+
+        :raises InvalidError: If its author must change something.
+        :raises SyncFailedError: If source or destination fail.
+        """
+        existed = self.session.there(self.there)
+        if existed and (done := self._earlier()):
+            return done
+        state = self._state() if existed else {}
+        self.session.make(self.there, self._types())
+        known: dict[str, str] | None = state.get("columns")
+        changes = column_changes(known, {c.name: str(c.arrow) for c in self.source.columns})
+        cursor = Cursor.read(state.get("cursor"), column=self.table.cursor)
+        self.session.begin()
+        try:
+            rows = self._load(cursor)
+            self._keep(state, cursor, rows)
+            self.session.commit()
+        except BaseException:
+            self.session.rollback()
+            raise
+        return Loaded(rows=rows, changes=changes, load_id=self.load_id)
+
+    def _types(self) -> dict[str, str]:
+        types = {name: self.session.type_of(column) for name, column in self.columns.items()}
+        if self.table.mode == "scd2":
+            if taken := {VALID_FROM, VALID_TO} & set(types):
+                raise InvalidError(
+                    f"mode='scd2' of table {self.table.name!r} adds the column {min(taken)!r}, which the source has too"
+                )
+            types |= {VALID_FROM: "TIMESTAMPTZ", VALID_TO: "TIMESTAMPTZ"}
+        return types
+
+    def _load(self, cursor: Cursor) -> int:
+        mode = self.table.mode
+        target = self.session.name(self.there)
+        start, end = (None, None) if self.window is None else self.source.bounds(self.window)
+        if mode == "window":
+            column = quoted(normal(str(self.table.cursor)))
+            self.session.execute(
+                f"DELETE FROM {target} WHERE {column} >= {literal(start)} AND {column} < {literal(end)}"
+            )
+            return self._insert(self._batches(cursor, start=start, end=end))
+        if mode == "replace":
+            self.session.execute(f"DELETE FROM {target}")
+            return self._insert(self._batches(cursor))
+        since = start if self.window else cursor.value
+        batches = self._batches(cursor, start=since, end=end)
+        empty = not self.session.fetch(f"SELECT 1 FROM {target} LIMIT 1")
+        last = None if self.window or empty else cursor.value
+        if mode == "append":
+            return self._insert(batches) if last is None else self._append(batches, last)
+        if mode == "merge":
+            if empty and self.source.identifies(self.table.primary_key):
+                return self._insert(batches)
+            return self._merge(batches, last)
+        return self._versions(batches)
+
+    def _batches(self, cursor: Cursor, *, start: Any = None, end: Any = None) -> Iterator[pa.Table]:
+        upto = self.source.limit() if self.table.cursor and self.window is None else None
+        for batch in self.source.batches(start=start, end=end, upto=upto, on_rows=self.count):
+            if self.table.cursor and self.window is None:
+                cursor.see(batch.column(self.table.cursor))
+            yield batch.rename_columns(list(self.columns))
+
+    def _insert(self, batches: Iterable[pa.Table]) -> int:
+        return self.session.insert(self.there, self.columns, batches)
+
+    def _append(self, batches: Iterable[pa.Table], last: Any) -> int:
+        """Add the rows; those at the last cursor value are read again, and known ones left out."""
+        target = self.session.name(self.there)
+        stage = self.session.stage(self.there, self.columns, batches)
+        column = quoted(normal(str(self.table.cursor)))
+        at = f"{column} = {literal(last)}"
+        if self.key:
+            self.session.execute(
+                f"DELETE FROM {stage} AS s WHERE s.{at} AND EXISTS "
+                f"(SELECT 1 FROM {target} AS t WHERE t.{at} AND {self._same('s', 't')})"
+            )
+            return self.session.execute(
+                f"INSERT INTO {target} ({self.names}) SELECT {self.names} FROM {stage}"
+            )
+        # Rows may be alike: of three alike of which two are known, one is new.
+        return self.session.execute(
+            f"INSERT INTO {target} ({self.names}) SELECT {self.names} FROM {stage} WHERE NOT ({at}) UNION ALL "
+            f"(SELECT {self.names} FROM {stage} WHERE {at} EXCEPT ALL SELECT {self.names} FROM {target} WHERE {at})"
+        )
+
+    def _merge(self, batches: Iterable[pa.Table], last: Any) -> int:
+        target = self.session.name(self.there)
+        stage = self.session.stage(self.there, self.columns, batches)
+        if last is not None:
+            at = f"{quoted(normal(str(self.table.cursor)))} = {literal(last)}"
+            self.session.execute(
+                f"DELETE FROM {stage} AS s WHERE s.{at} AND EXISTS "
+                f"(SELECT 1 FROM {target} AS t WHERE t.{at} AND {self._same('s', 't')} AND {self._alike('s', 't')})"
+            )
+            if not self.session.fetch(f"SELECT 1 FROM {stage} LIMIT 1"):
+                return 0
+        self._one_per_key(stage)
+        self.session.execute(
+            f"DELETE FROM {target} AS t WHERE EXISTS (SELECT 1 FROM {stage} AS s WHERE {self._same('s', 't')})"
+        )
+        return self.session.execute(f"INSERT INTO {target} ({self.names}) SELECT {self.names} FROM {stage}")
+
+    def _versions(self, batches: Iterable[pa.Table]) -> int:
+        """Close the versions that are no longer so and open the new ones."""
+        target = self.session.name(self.there)
+        stage = self.session.stage(self.there, self.columns, batches)
+        self._one_per_key(stage)
+        now = literal(datetime.now(UTC))
+        seen = f"EXISTS (SELECT 1 FROM {stage} AS s WHERE {self._same('s', 't')})"
+        alike = (
+            f"EXISTS (SELECT 1 FROM {stage} AS s WHERE {self._same('s', 't')} AND {self._alike('s', 't')})"
+        )
+        # Without a cursor the whole table was read, so what is not there has been deleted.
+        gone = f"NOT {alike}" if not self.table.cursor else f"{seen} AND NOT {alike}"
+        self.session.execute(
+            f"UPDATE {target} AS t SET {quoted(VALID_TO)} = {now} WHERE t.{quoted(VALID_TO)} IS NULL AND {gone}"
+        )
+        return self.session.execute(
+            f"INSERT INTO {target} ({self.names}, {quoted(VALID_FROM)}) SELECT {self.names}, {now} FROM {stage} AS s "
+            f"WHERE NOT EXISTS (SELECT 1 FROM {target} AS t WHERE t.{quoted(VALID_TO)} IS NULL AND {self._same('s', 't')})"
+        )
+
+    def _one_per_key(self, stage: str) -> None:
+        """Keep the last row of each key, where the source itself does not see to it.
+
+        :raises SyncFailedError: If a key is null: such a row would be added again by every load.
+        """
+        if self.source.identifies(self.table.primary_key):
+            return
+        null = " OR ".join(f"{quoted(name)} IS NULL" for name in self.key)
+        ((nulls,),) = self.session.fetch(f"SELECT count(*) FROM {stage} WHERE {null}")
+        if nulls:
+            raise SyncFailedError(
+                f"primary_key={list(self.table.primary_key)!r}: it is null in {nulls} rows, and a null identifies no row",
+                table=self.table.name,
+            )
+        row_id, keys = self.session.row_id, ", ".join(quoted(name) for name in self.key)
+        order = f"{quoted(normal(self.table.cursor))} DESC, " if self.table.cursor else ""
+        self.session.execute(
+            f"DELETE FROM {stage} WHERE {row_id} IN (SELECT r FROM (SELECT {row_id} AS r, row_number() OVER "
+            f"(PARTITION BY {keys} ORDER BY {order}{row_id} DESC) AS n FROM {stage}) AS numbered WHERE n > 1)"
+        )
+
+    def _same(self, one: str, other: str) -> str:
+        return " AND ".join(f"{one}.{quoted(name)} = {other}.{quoted(name)}" for name in self.key)
+
+    def _alike(self, one: str, other: str) -> str:
+        rest = [name for name in self.columns if name not in self.key]
+        return " AND ".join(
+            [f"{one}.{quoted(name)} IS NOT DISTINCT FROM {other}.{quoted(name)}" for name in rest] or ["TRUE"]
+        )
+
+    def _earlier(self) -> Loaded | None:
+        """Return what an earlier try of the same append has done."""
+        if not self.request or not self.session.there(LOADS):
+            return None
+        found = self.session.fetch(
+            f"SELECT row_count, load_id FROM {self.session.name(LOADS)} WHERE request = {literal(self.request)}"
+        )
+        return Loaded(rows=found[0][0], load_id=found[0][1], before=True) if found else None
+
+    def _state(self) -> dict[str, Any]:
+        if not self.session.there(STATE):
+            return {}
+        found = self.session.fetch(f"SELECT state FROM {self.session.name(STATE)} WHERE {self._mine()}")
+        state: dict[str, Any] = json.loads(found[0][0]) if found else {}
+        return state
+
+    def _mine(self) -> str:
+        return f"sync = {literal(self.sync)} AND table_name = {literal(self.table.name)}"
+
+    def _keep(self, state: Mapping[str, Any], cursor: Cursor, rows: int) -> None:
+        kept = {**state, "columns": {c.name: str(c.arrow) for c in self.source.columns}}
+        if self.table.cursor and self.window is None:
+            kept["cursor"] = cursor.dump()
+        books, loads = self.session.name(STATE), self.session.name(LOADS)
+        self.session.execute(f"DELETE FROM {books} WHERE {self._mine()}")
+        values = [self.sync, self.table.name, json.dumps(kept)]
+        self.session.execute(f"INSERT INTO {books} VALUES ({', '.join(literal(v) for v in values)})")
+        told = [self.load_id, self.sync, self.table.name, self.request, rows, text_of(datetime.now(UTC))]
+        self.session.execute(f"INSERT INTO {loads} VALUES ({', '.join(literal(v) for v in told)})")
+
+
+def make_books(session: Session) -> None:
+    """Create the tables that remember cursors and loads."""
+    for table, columns in _BOOKS.items():
+        session.make(table, columns)
+
+
+def column_changes(before: Mapping[str, str] | None, now: Mapping[str, str]) -> tuple[SchemaChange, ...]:
+    """Return how a table's columns differ from those of the load before; ``None`` is a first load."""
+    if before is None:
+        return (SchemaChange(kind="table_added"),)
+    added = [SchemaChange(kind="column_added", column=c, type=now[c]) for c in now if c not in before]
+    removed = [SchemaChange(kind="column_removed", column=c) for c in before if c not in now]
+    retyped = [
+        SchemaChange(kind="column_retyped", column=c, type=now[c])
+        for c in now
+        if c in before and before[c] != now[c]
+    ]
+    return (*added, *removed, *retyped)
