@@ -26,8 +26,10 @@ from airflow_ext.operators._sync_refused import check_limits, check_refused
 from airflow_ext.operators._sync_remote import RemoteSyncOperator, SyncWait
 from airflow_ext.operators._sync_resync import ResyncOperator
 from airflow_ext.sync import drift
+from airflow_ext.sync.api import SyncApi
 from airflow_ext.sync.backend import RemoteBackend, RunHandle, SyncBackend, SyncRequest
 from airflow_ext.sync.drift import SchemaGate
+from airflow_ext.sync.files import SyncFiles
 from airflow_ext.sync.model import SchemaChange, SyncResult, TableResult
 from airflow_ext.sync.tables import SyncTable, Window
 from airflow_ext.triggers.sync import state_asset
@@ -35,7 +37,7 @@ from airflow_ext.triggers.sync import state_asset
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-__all__ = ["ResyncOperator", "SchemaGate", "SyncOperator", "SyncTable", "SyncWait"]
+__all__ = ["ResyncOperator", "SchemaGate", "SyncApi", "SyncFiles", "SyncOperator", "SyncTable", "SyncWait"]
 
 
 class SyncOperator(RemoteSyncOperator):
@@ -150,7 +152,7 @@ class SyncOperator(RemoteSyncOperator):
         )
         tags = {"sync_conn_id": self.sync_conn_id}
         try:
-            backend = get_backend(self.sync_conn_id, folder=self._folder())
+            backend = get_backend(self.sync_conn_id, folder=self._folder(), tables=self._loads)
             with stats.timer("airflow_ext.sync.duration", tags=tags):
                 result = asyncio.run(self._drive(backend, request))
         except InvalidError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +11,27 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.sdk import BaseHook
 
 from airflow_ext.exceptions import InvalidError
+from airflow_ext.hooks._sync_files import api_source, file_source, secret_options
 from airflow_ext.hooks.sync_vendors import connection_type
+from airflow_ext.sync.api import SyncApi
 from airflow_ext.sync.backend import SyncBackend
 from airflow_ext.sync.dlt_backend import DltBackend
 from airflow_ext.sync.dlt_job import DltPair
+from airflow_ext.sync.files import SyncFiles
 from airflow_ext.sync.scrub import scrub
 from airflow_ext.sync.sql_source import READERS
+from airflow_ext.sync.tables import SyncTable
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
     from airflow.sdk import Connection
 
 DEFAULT_CHUNK_ROWS = 100_000
+
+NOT_SQL = ("fs", "file", "http", "aws", "google_cloud_platform", "wasb", "adls", "ftp", "sftp")
+"""Connection types of sources that are read as files or as an API."""
+
+NUMBERS = {"chunk_rows": DEFAULT_CHUNK_ROWS, "parallel": 2, "lock_seconds": 300}
 
 DIALECTS = {"postgres": "postgresql", "sqlite": "sqlite", "mysql": "mysql", "mssql": "mssql"}
 """SQLAlchemy's names for connection types whose provider offers no SQLAlchemy URL or is not installed."""
@@ -30,11 +40,12 @@ POSTGRES_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "connect_time
 """Fields of a PostgreSQL connection's extra that belong into the URL."""
 
 
-def get_backend(sync_conn_id: str, *, folder: Path) -> SyncBackend:
+def get_backend(sync_conn_id: str, *, folder: Path, tables: Sequence[SyncTable] = ()) -> SyncBackend:
     """Return the embedded engine of a connection.
 
     :param sync_conn_id: The connection.
     :param folder: Where the embedded engine keeps state and load packages.
+    :param tables: What will be loaded; it decides what the source connection is.
     :raises InvalidError: If it has another type; :func:`get_remote_backend` takes those of vendors.
     """
     connection = BaseHook.get_connection(sync_conn_id)
@@ -43,7 +54,7 @@ def get_backend(sync_conn_id: str, *, folder: Path) -> SyncBackend:
             f"sync_conn_id={sync_conn_id!r} has the connection type {connection.conn_type!r}; a sync of tables runs on "
             f"{DltHook.conn_type!r}, which names a source and a destination connection. A vendor's sync needs sync="
         )
-    return DltBackend(DltHook(sync_conn_id).get_conn(), folder=folder)
+    return DltBackend(DltHook(sync_conn_id).get_conn(tables), folder=folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +66,8 @@ class DltSettings:
     :param dataset: Schema in the destination.
     :param backend: Reader of the source: ``auto``, ``connectorx`` or ``pyarrow``.
     :param chunk_rows: Rows per batch.
+    :param parallel: Tables at a time.
+    :param lock_seconds: How long to wait for another writer of the destination.
     """
 
     source_conn_id: str
@@ -62,6 +75,8 @@ class DltSettings:
     dataset: str = "raw"
     backend: str = "auto"
     chunk_rows: int = DEFAULT_CHUNK_ROWS
+    parallel: int = 2
+    lock_seconds: int = 300
 
 
 class DltHook(BaseHook):
@@ -93,26 +108,20 @@ class DltHook(BaseHook):
         backend = extra.get("backend") or "auto"
         if backend not in READERS:
             raise InvalidError(f"backend={backend!r} in the {where}: use one of {', '.join(READERS)}")
-        chunk_rows = extra.get("chunk_rows") or DEFAULT_CHUNK_ROWS
-        try:
-            chunk_rows = int(chunk_rows)
-        except (TypeError, ValueError):
-            chunk_rows = 0
-        if chunk_rows < 1:
-            raise InvalidError(
-                f"chunk_rows={extra.get('chunk_rows')!r} in the {where}: give a number of rows above 0, such as "
-                f"{DEFAULT_CHUNK_ROWS}"
-            )
+        numbers = {name: _number(extra, name, default, where) for name, default in NUMBERS.items()}
         return DltSettings(
             source_conn_id=str(extra["source_conn_id"]),
             destination_conn_id=str(extra["destination_conn_id"]),
             dataset=str(extra.get("dataset") or "raw"),
             backend=str(backend),
-            chunk_rows=chunk_rows,
+            **numbers,
         )
 
-    def get_conn(self) -> DltPair:
+    def get_conn(self, tables: Sequence[SyncTable] = ()) -> DltPair:
         """Return source and destination with their credentials.
+
+        :param tables: What will be loaded; of :class:`~airflow_ext.sync.files.SyncFiles` the source connection is one
+            of a file system.
 
         :raises InvalidError: If one of the three connections cannot be used.
         """
@@ -120,14 +129,27 @@ class DltHook(BaseHook):
         source = self.get_connection(settings.source_conn_id)
         destination = self.get_connection(settings.destination_conn_id)
         kind, where = _destination(destination)
+        files = [table for table in tables if isinstance(table, SyncFiles)]
+        if files and len(files) < len(tables):
+            raise InvalidError(
+                "tables: SyncFiles and SyncTable have different sources; load them in two tasks"
+            )
+        base, filesystems = file_source(source, [table.path for table in files]) if files else ("", {})
         return DltPair(
-            source_url=_sqlalchemy_url(source).render_as_string(hide_password=False),
+            source_url="" if files else _sqlalchemy_url(source).render_as_string(hide_password=False),
+            filesystems=filesystems,
+            base=base,
+            parallel=settings.parallel,
+            lock_seconds=settings.lock_seconds,
             destination=kind,
             destination_url=where,
             dataset=settings.dataset,
             reader=settings.backend,
             chunk_rows=settings.chunk_rows,
-            secrets=tuple(str(c.password) for c in (source, destination) if c.password),
+            secrets=(
+                *(str(c.password) for c in (source, destination) if c.password),
+                *secret_options(source),
+            ),
         )
 
     def test_connection(self) -> tuple[bool, str]:
@@ -137,6 +159,12 @@ class DltHook(BaseHook):
         secrets: tuple[str, ...] = ()
         step = "connection"
         try:
+            source = self.get_connection(self.settings.source_conn_id)
+            if source.conn_type in NOT_SQL:
+                return (
+                    True,
+                    "The source is no database: what reads it is known once a task names files or an API",
+                )
             pair = self.get_conn()
             secrets = pair.secrets
             step = "source"
@@ -144,12 +172,41 @@ class DltHook(BaseHook):
             step = "destination"
             if pair.destination == "duckdb":
                 _open_duckdb(Path(pair.destination_url))
+            elif pair.destination == "files":
+                Path(pair.destination_url).mkdir(parents=True, exist_ok=True)
             else:
                 _select_one(pair.destination_url)
         except (InvalidError, OSError, sa.exc.SQLAlchemyError, ImportError) as error:
             reason = str(getattr(error, "orig", None) or error).strip()
             return False, scrub(f"{step}: {reason}", secrets)
         return True, f"Source and destination answer; tables go to {pair.dataset!r}"
+
+
+def _source_fields(source: Connection, tables: Sequence[SyncTable]) -> dict[str, Any]:
+    """Return what the engine needs of a source, by the kind of tables."""
+    kinds = {type(table) for table in tables}
+    if len(kinds) > 1:
+        raise InvalidError(
+            f"tables: {', '.join(sorted(kind.__name__ for kind in kinds))} have different sources; load them in two tasks"
+        )
+    if kinds == {SyncFiles}:
+        paths = [table.path for table in tables if isinstance(table, SyncFiles)]
+        base, filesystems = file_source(source, paths)
+        return {"source_url": "", "base": base, "filesystems": filesystems}
+    if kinds == {SyncApi}:
+        return {"source_url": "", "api": api_source(source)}
+    return {"source_url": _sqlalchemy_url(source).render_as_string(hide_password=False)}
+
+
+def _number(extra: Mapping[str, Any], name: str, default: int, where: str) -> int:
+    value = extra.get(name) or default
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise InvalidError(f"{name}={value!r} in the {where}: give a number above 0, such as {default}")
+    return number
 
 
 def _sqlalchemy_url(connection: Connection) -> sa.URL:
@@ -208,9 +265,16 @@ def _destination(connection: Connection) -> tuple[str, str]:
     if connection.conn_type == "postgres":
         url = _sqlalchemy_url(connection).set(drivername="postgresql")
         return "postgres", url.render_as_string(hide_password=False)
+    if connection.conn_type in ("fs", "file"):
+        path = connection.extra_dejson.get("path")
+        if not path:
+            raise InvalidError(
+                f"connection {connection.conn_id!r}: give the folder for files as path in its extra"
+            )
+        return "files", str(Path(str(path)).resolve())
     raise InvalidError(
         f"connection {connection.conn_id!r} has the type {connection.conn_type!r}; a sync writes into "
-        "'duckdb' or 'postgres'"
+        "'duckdb', 'postgres' or files ('fs')"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_READ = {
+_READ: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
     "Decimal": Decimal,
@@ -49,10 +49,16 @@ class Cursor:
             "value": text_of(self.highest),
         }
 
-    def see(self, values: pa.ChunkedArray) -> None:
-        """Take note of the values of a batch."""
+    def see(self, values: pa.ChunkedArray, *, limit: Any = None) -> None:
+        """Take note of the values of a batch.
+
+        :param limit: The highest of all, where only the source can tell which that is.
+        """
         import pyarrow.compute as pc
 
+        if limit is not None:
+            self.highest = limit if len(values) else self.highest
+            return
         highest = pc.max(values).as_py()
         if highest is not None and (self.highest is None or highest > self.highest):
             self.highest = highest

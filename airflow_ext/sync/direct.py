@@ -6,23 +6,22 @@ It needs neither files in between nor a step that looks at every row. What dlt a
 
 from __future__ import annotations
 
-import hashlib
-import json
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from airflow_ext.exceptions import SyncFailedError
 from airflow_ext.sync.direct_load import Loaded, Readable, TableLoad, make_books
-from airflow_ext.sync.dlt_job import DltJob
+from airflow_ext.sync.dlt_job import DltJob, request_key
+from airflow_ext.sync.file_source import FileTable
+from airflow_ext.sync.files import SyncFiles
 from airflow_ext.sync.locks import Tell, only_one
 from airflow_ext.sync.model import SyncResult, TableResult
+from airflow_ext.sync.sql_source import SqlTable, choose_reader
 from airflow_ext.sync.tables import SyncTable
-
-DESTINATIONS = ("duckdb", "postgres")
 
 
 class DirectEngine:
@@ -46,7 +45,7 @@ class DirectEngine:
         job = self.job
         started = datetime.now(UTC)
         job.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with only_one(job.folder / f"{job.name}.lock", tell=self.tell), self._source() as readable:
+        with only_one(job.folder / f"{job.name}.lock", tell=self.tell), readables(job) as readable:
             self.tell({"event": "phase", "phase": "connect"})
             target = self._target()
             try:
@@ -116,20 +115,6 @@ class DirectEngine:
 
         return PostgresTarget(pair.destination_url, dataset=pair.dataset, lock_seconds=pair.lock_seconds)
 
-    @contextmanager
-    def _source(self) -> Iterator[Callable[[SyncTable], Readable]]:
-        import sqlalchemy as sa
-
-        from airflow_ext.sync.sql_source import SqlTable, choose_reader
-
-        pair = self.job.pair
-        engine = sa.create_engine(pair.source_url)
-        reader = choose_reader(pair.reader, engine.dialect.name)
-        try:
-            yield lambda table: SqlTable(engine, table, reader=reader, chunk_rows=pair.chunk_rows)
-        finally:
-            engine.dispose()
-
     def _result(self, loaded: dict[str, Loaded], started: datetime) -> SyncResult:
         tables = self.job.tables
         earlier = [name for name, one in loaded.items() if one.before]
@@ -152,20 +137,28 @@ class DirectEngine:
         )
 
 
-def request_key(job: DltJob, table: SyncTable) -> str | None:
-    """Return what the tries of one append share: table and window, or table and run if it has none.
+@contextmanager
+def readables(job: DltJob) -> Iterator[Callable[[SyncTable], Readable]]:
+    """Return what opens a table of the job's source, SQL or files."""
+    pair = job.pair
 
-    Appending is the one mode that a second load does not repair. Tables that continue from their last
-    cursor value need no memory: what was loaded lies before that value.
-    """
-    if table.mode != "append":
-        return None
-    if table.cursor:
-        if job.window is None:
-            return None
-        which = [job.window.start, job.window.end]
-    elif job.run:
-        which = [job.run]
-    else:
-        return None
-    return hashlib.sha256(json.dumps([job.name, table.to_dict(), which], sort_keys=True).encode()).hexdigest()
+    def files(table: SyncFiles) -> FileTable:
+        return FileTable(
+            table,
+            filesystems=pair.filesystems,
+            base=pair.base,
+            chunk_rows=pair.chunk_rows,
+            window=job.window,
+        )
+
+    if all(isinstance(table, SyncFiles) for table in job.tables):
+        yield lambda table: files(cast("SyncFiles", table))
+        return
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(pair.source_url)
+    reader = choose_reader(pair.reader, engine.dialect.name)
+    try:
+        yield lambda table: SqlTable(engine, table, reader=reader, chunk_rows=pair.chunk_rows)
+    finally:
+        engine.dispose()

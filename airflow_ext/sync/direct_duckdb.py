@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_ext.exceptions import SyncFailedError
+from airflow_ext.sync.arrow_types import Column
+from airflow_ext.sync.cursors import literal
 from airflow_ext.sync.direct_load import Session
 from airflow_ext.sync.names import quoted
 
@@ -95,7 +97,7 @@ class _DuckdbSession:
         self._dataset = dataset
         self._making = making
 
-    def type_of(self, column: Any) -> str:
+    def type_of(self, column: Column) -> str:
         return duckdb_type(column)
 
     def name(self, table: str) -> str:
@@ -125,12 +127,12 @@ class _DuckdbSession:
         with _told():
             return self._connection.execute(statement).fetchall()
 
-    def insert(self, table: str, columns: Mapping[str, Any], batches: Iterable[pa.Table]) -> int:
+    def insert(self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> int:
         names = ", ".join(quoted(name) for name in columns)
         with self._rows(table, columns, batches) as (rows, selected):
             return self.execute(f"INSERT INTO {self.name(table)} ({names}) SELECT {selected} FROM {rows}")
 
-    def stage(self, table: str, columns: Mapping[str, Any], batches: Iterable[pa.Table]) -> str:
+    def stage(self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> str:
         stage = quoted(f"_staged_{table}")
         with self._rows(table, columns, batches) as (rows, selected):
             self.execute(f"CREATE OR REPLACE TEMP TABLE {stage} AS SELECT {selected} FROM {rows}")
@@ -151,14 +153,14 @@ class _DuckdbSession:
     def _columns(self, table: str) -> dict[str, str]:
         return dict(
             self.fetch(
-                "SELECT column_name, data_type FROM information_schema.columns WHERE table_catalog = current_database() "
-                f"AND table_schema = {_text(self._dataset)} AND table_name = {_text(table)}"
+                "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database() "
+                f"AND schema_name = {literal(self._dataset)} AND table_name = {literal(table)}"
             )
         )
 
     @contextmanager
     def _rows(
-        self, table: str, columns: Mapping[str, Any], batches: Iterable[pa.Table]
+        self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]
     ) -> Iterator[tuple[str, str]]:
         """Offer the batches as a table and say how they become the target's types."""
         import duckdb
@@ -192,7 +194,7 @@ class _DuckdbSession:
                 self._connection.unregister("_rows")
 
 
-def duckdb_type(column: Any) -> str:
+def duckdb_type(column: Column) -> str:
     """Return DuckDB's type for a column."""
     import pyarrow as pa
 
@@ -218,7 +220,7 @@ def duckdb_type(column: Any) -> str:
     return names.get(kind, "VARCHAR")
 
 
-def _cast(name: str, column: Any, target: str) -> str:
+def _cast(name: str, column: Column, target: str) -> str:
     """Return the expression that turns a column into the target's type without changing its value."""
     own = duckdb_type(column)
     column_name = quoted(name)
@@ -232,10 +234,6 @@ def _cast(name: str, column: Any, target: str) -> str:
         f"CASE WHEN {column_name} IS NULL OR CAST({wanted} AS {own}) = {column_name} THEN {wanted} ELSE "
         f"error('Could not convert ' || {column_name} || ' to {target}, the type of {name} in the destination') END"
     )
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 @contextmanager

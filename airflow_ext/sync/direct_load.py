@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_ext.exceptions import InvalidError, SyncFailedError
+from airflow_ext.sync.arrow_types import Column
 from airflow_ext.sync.cursors import Cursor, literal, text_of
 from airflow_ext.sync.model import SchemaChange
 from airflow_ext.sync.names import normal, normal_columns, quoted
@@ -41,21 +42,38 @@ _BOOKS = {
 class Readable(Protocol):
     """What can be loaded: a table of a database, files."""
 
-    columns: list[Any]
-    table: SyncTable
+    columns: list[Column]
 
     @property
-    def schema(self) -> pa.Schema: ...
+    def table(self) -> SyncTable:
+        """What the DAG author wrote."""
+        ...
 
-    def bounds(self, window: Window) -> tuple[Any, Any]: ...
+    def resume(self, kept: Any) -> bool:
+        """Get ready, knowing what the load before remembered; false if there is nothing to load."""
+        ...
 
-    def limit(self) -> Any: ...
+    def remember(self) -> Any:
+        """Return plain JSON for the next load."""
+        ...
 
-    def identifies(self, columns: Iterable[str]) -> bool: ...
+    def bounds(self, window: Window) -> tuple[Any, Any]:
+        """Return the window's ends as values of the cursor column."""
+        ...
+
+    def limit(self) -> Any:
+        """Return the highest cursor value if only the source can tell it."""
+        ...
+
+    def identifies(self, columns: Iterable[str]) -> bool:
+        """Tell whether the source sees to it that these columns are unique and never null."""
+        ...
 
     def batches(
         self, *, start: Any = None, end: Any = None, upto: Any = None, on_rows: Callable[[int], None] = ...
-    ) -> Iterator[pa.Table]: ...
+    ) -> Iterator[pa.Table]:
+        """Yield the rows."""
+        ...
 
 
 class Session(Protocol):
@@ -63,7 +81,7 @@ class Session(Protocol):
 
     row_id: str
 
-    def type_of(self, column: Any) -> str:
+    def type_of(self, column: Column) -> str:
         """Return the destination's type for a column."""
         ...
 
@@ -87,11 +105,11 @@ class Session(Protocol):
         """Return the rows of a query."""
         ...
 
-    def insert(self, table: str, columns: Mapping[str, Any], batches: Iterable[pa.Table]) -> int:
+    def insert(self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> int:
         """Write batches into a table of the dataset; return the rows."""
         ...
 
-    def stage(self, table: str, columns: Mapping[str, Any], batches: Iterable[pa.Table]) -> str:
+    def stage(self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> str:
         """Write batches into a temporary table with the columns of another and return its name."""
         ...
 
@@ -150,14 +168,9 @@ class TableLoad:
         self.window = window if source.table.cursor else None
         self.count = count
         self.there = normal(self.table.name)
-        self.columns = {
-            there: next(column for column in source.columns if column.name == name)
-            for name, there in normal_columns(
-                self.table.name, [column.name for column in source.columns]
-            ).items()
-        }
+        self.columns: dict[str, Column] = {}
+        self.names = ""
         self.key = [normal(name) for name in self.table.primary_key]
-        self.names = ", ".join(quoted(name) for name in self.columns)
 
     def run(self) -> Loaded:
         """Load the table.
@@ -169,6 +182,11 @@ class TableLoad:
         if existed and (done := self._earlier()):
             return done
         state = self._state() if existed else {}
+        if not self.source.resume(state.get("source")):
+            return Loaded(rows=0, load_id=self.load_id)
+        there = normal_columns(self.table.name, [column.name for column in self.source.columns])
+        self.columns = {there[column.name]: column for column in self.source.columns}
+        self.names = ", ".join(quoted(name) for name in self.columns)
         self.session.make(self.there, self._types())
         known: dict[str, str] | None = state.get("columns")
         changes = column_changes(known, {c.name: str(c.arrow) for c in self.source.columns})
@@ -222,7 +240,7 @@ class TableLoad:
         upto = self.source.limit() if self.table.cursor and self.window is None else None
         for batch in self.source.batches(start=start, end=end, upto=upto, on_rows=self.count):
             if self.table.cursor and self.window is None:
-                cursor.see(batch.column(self.table.cursor))
+                cursor.see(batch.column(self.table.cursor), limit=upto)
             yield batch.rename_columns(list(self.columns))
 
     def _insert(self, batches: Iterable[pa.Table]) -> int:
@@ -338,6 +356,8 @@ class TableLoad:
         kept = {**state, "columns": {c.name: str(c.arrow) for c in self.source.columns}}
         if self.table.cursor and self.window is None:
             kept["cursor"] = cursor.dump()
+        if (remembered := self.source.remember()) is not None:
+            kept["source"] = remembered
         books, loads = self.session.name(STATE), self.session.name(LOADS)
         self.session.execute(f"DELETE FROM {books} WHERE {self._mine()}")
         values = [self.sync, self.table.name, json.dumps(kept)]

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_ext.exceptions import SyncFailedError
+from airflow_ext.sync.arrow_types import Column
 from airflow_ext.sync.cursors import literal
 from airflow_ext.sync.direct_load import Session
 from airflow_ext.sync.names import quoted
@@ -72,7 +73,7 @@ class _PostgresSession:
     def _told(self) -> AbstractContextManager[None]:
         return _told(self._errors)
 
-    def type_of(self, column: Any) -> str:
+    def type_of(self, column: Column) -> str:
         return postgres_type(column)
 
     def name(self, table: str) -> str:
@@ -112,10 +113,10 @@ class _PostgresSession:
             rows: list[tuple[Any, ...]] = cursor.fetchall()
             return rows
 
-    def insert(self, table: str, columns: Mapping[str, Any], batches: Iterable[pa.Table]) -> int:
+    def insert(self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> int:
         return self._copy(self.name(table), columns, batches)
 
-    def stage(self, table: str, columns: Mapping[str, Any], batches: Iterable[pa.Table]) -> str:
+    def stage(self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> str:
         stage = quoted(f"_staged_{table}"[:63])
         names = ", ".join(quoted(name) for name in columns)
         self.execute(
@@ -144,7 +145,7 @@ class _PostgresSession:
             )
         )
 
-    def _copy(self, where: str, columns: Mapping[str, Any], batches: Iterable[pa.Table]) -> int:
+    def _copy(self, where: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> int:
         names = ", ".join(quoted(name) for name in columns)
         statement = f"COPY {where} ({names}) FROM STDIN WITH (FORMAT csv)"
         with self._told(), self._connection.cursor() as cursor:
@@ -214,7 +215,7 @@ def hex_bytes(batch: pa.Table) -> pa.Table:
     return batch
 
 
-def postgres_type(column: Any) -> str:
+def postgres_type(column: Column) -> str:
     """Return PostgreSQL's type for a column."""
     import pyarrow as pa
 

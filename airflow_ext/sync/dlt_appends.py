@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_ext.sync.dlt_job import DltJob
-from airflow_ext.sync.tables import SyncTable
+from airflow_ext.sync.dlt_job import DltJob, request_key
 
 
 class AppendLog:
@@ -23,7 +21,7 @@ class AppendLog:
     def __init__(self, job: DltJob) -> None:
         self._file = job.folder / f"{job.name}.appends.json"
         self._asked = {
-            table.name: key for table in job.tables if (key := _request_key(job, table)) is not None
+            table.name: key for table in job.tables if (key := request_key(job, table)) is not None
         }
 
     def note(self, tables: Mapping[str, int | None]) -> None:
@@ -63,18 +61,3 @@ class AppendLog:
         new = self._file.with_suffix(".new")
         new.write_text(json.dumps(kept))
         new.replace(self._file)
-
-
-def _request_key(job: DltJob, table: SyncTable) -> str | None:
-    """Return what the tries of one request share: table and window, or table and run if it has none."""
-    if table.mode != "append":
-        return None
-    if table.cursor:
-        if job.window is None:
-            return None
-        which = [job.window.start, job.window.end]
-    elif job.run:
-        which = [job.run]
-    else:
-        return None
-    return hashlib.sha256(json.dumps([table.to_dict(), which], sort_keys=True).encode()).hexdigest()

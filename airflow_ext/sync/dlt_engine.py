@@ -1,4 +1,4 @@
-"""The embedded engine: one dlt pipeline run from a SQL source into DuckDB or PostgreSQL.
+"""What the direct engine does not do: a run of a dlt pipeline, from an API or into files.
 
 It runs in a process of its own (:mod:`airflow_ext.sync.dlt_worker`), because dlt keeps global state and
 reads the environment, and because a process that ends has surely closed its DuckDB file.
@@ -9,25 +9,29 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from airflow_ext.exceptions import SyncFailedError
-from airflow_ext.sync.cursors import literal
-from airflow_ext.sync.direct_load import column_changes
-from airflow_ext.sync.direct_postgres import hex_bytes
+from airflow_ext.exceptions import InvalidError, SyncFailedError
+from airflow_ext.sync.api import SyncApi
+from airflow_ext.sync.api_source import api_resources
+from airflow_ext.sync.direct import readables
+from airflow_ext.sync.direct_load import Readable, column_changes
 from airflow_ext.sync.dlt_appends import AppendLog
-from airflow_ext.sync.dlt_job import DltJob, DltPair
+from airflow_ext.sync.dlt_job import DltJob
 from airflow_ext.sync.locks import Tell, only_one
 from airflow_ext.sync.model import SchemaChange, SyncResult, TableResult
 from airflow_ext.sync.names import normal
-from airflow_ext.sync.sql_source import SqlTable, choose_reader
-from airflow_ext.sync.tables import CursorValue, SyncTable
+from airflow_ext.sync.tables import SyncTable
 
 if TYPE_CHECKING:
     import dlt
-    import sqlalchemy as sa
+
+FILE_MODES = ("append", "replace")
+"""Files are written once; nothing in them is replaced row by row."""
 
 MAX_PENDING_ROUNDS = 5
 """A package that is still pending after so many loads will not get better by another one."""
@@ -53,7 +57,6 @@ class DltEngine:
         :raises SyncFailedError: If a step fails.
         """
         import dlt
-        import sqlalchemy as sa
 
         job = self.job
         started = datetime.now(UTC)
@@ -74,13 +77,9 @@ class DltEngine:
             rows: dict[str, int] = {}
             run_id = finished[-1]["run_id"] if finished else ""
             if tables := [table for table in job.tables if table.name not in loaded]:
-                engine = sa.create_engine(job.pair.source_url)
-                try:
-                    resources = [self._resource(engine, table) for table in tables]
+                with self._resources(tables) as resources:
                     self.tell({"event": "phase", "phase": "extract"})
-                    pipeline.extract(resources, loader_file_format=_file_format(job.pair))
-                finally:
-                    engine.dispose()
+                    pipeline.extract(resources, loader_file_format=_file_format(job))
                 rows, run_id = self._load(pipeline)
             self._appends.end()
         return SyncResult(
@@ -98,6 +97,14 @@ class DltEngine:
             ),
             finished_pending=tuple(finished),
         )
+
+    @contextmanager
+    def _resources(self, tables: list[SyncTable]) -> Iterator[list[Any]]:
+        if all(isinstance(table, SyncApi) for table in tables):
+            yield api_resources(replace(self.job, tables=tuple(tables)))
+            return
+        with readables(self.job) as readable:
+            yield [self._resource(readable(table), table) for table in tables]
 
     def _load(self, pipeline: dlt.Pipeline) -> tuple[dict[str, int], str]:
         self.tell({"event": "phase", "phase": "normalize"})
@@ -161,16 +168,13 @@ class DltEngine:
                 rows[names[table]] = None if count is None or before is None else before + count
         return rows
 
-    def _resource(self, engine: sa.Engine, table: SyncTable) -> Any:
+    def _resource(self, source: Readable, table: SyncTable) -> Any:
         import dlt
 
-        pair = self.job.pair
-        source = SqlTable(
-            engine,
-            table,
-            reader=choose_reader(pair.reader, engine.dialect.name),
-            chunk_rows=pair.chunk_rows,
-        )
+        if table.mode not in FILE_MODES:
+            raise InvalidError(
+                f"mode={table.mode!r} of table {table.name!r}: into files go {' and '.join(FILE_MODES)}"
+            )
         total = 0
 
         def count(rows: int) -> None:
@@ -178,50 +182,30 @@ class DltEngine:
             total += rows
             self.tell({"event": "rows", "table": table.name, "rows": total})
 
-        def observe() -> None:
-            # Not the resource's own state: dlt resets that of every table it replaces.
-            known = dlt.current.source_state().setdefault("columns", {})
-            now = {column.name: str(column.arrow) for column in source.columns}
-            self._changes[table.name] = column_changes(known.get(table.name), now)
-            known[table.name] = now
-
-        start, end = source.bounds(self.job.window) if table.cursor and self.job.window else (None, None)
         since_last: Any = None
         if table.cursor and not self.job.window:
             # Rows at the last cursor value are read again, known ones dropped by key, or else by content.
             since_last = dlt.sources.incremental(table.cursor, primary_key=table.primary_key or None)
 
         def rows(cursor: Any = since_last) -> Iterator[Any]:
-            observe()
+            # Not the resource's own state: dlt resets that of every table it replaces.
+            kept = dlt.current.source_state()
+            files = kept.setdefault("files", {})
+            if not source.resume(files.get(table.name)):
+                return
+            known = kept.setdefault("columns", {})
+            now = {column.name: str(column.arrow) for column in source.columns}
+            self._changes[table.name] = column_changes(known.get(table.name), now)
+            start, end = (None, None)
+            if table.cursor and self.job.window:
+                start, end = source.bounds(self.job.window)
             first = cursor.last_value if cursor else start
-            for batch in source.batches(start=first, end=end, on_rows=count):
-                yield batch if pair.destination == "duckdb" else hex_bytes(batch)
+            yield from source.batches(start=first, end=end, on_rows=count)
+            known[table.name] = now
+            if (remembered := source.remember()) is not None:
+                files[table.name] = remembered
 
-        def there(column: str) -> str:
-            return f'"{normal(column)}"'
-
-        disposition: Any = table.mode
-        if table.mode in ("merge", "window"):
-            # Always said outright, the key too: dlt keeps the scope of an earlier run in its schema, and
-            # would delete by a window of the past once the mode has changed.
-            scope = (
-                _window_scope(there(str(table.cursor)), start, end)
-                if table.mode == "window"
-                else _key_scope([there(column) for column in table.primary_key])
-            )
-            disposition = {
-                "disposition": "merge",
-                "strategy": "delete-insert",
-                "destination_scope": scope,
-            }
-        key: dict[str, Any] = {"primary_key": list(table.primary_key)} if table.mode == "merge" else {}
-        return dlt.resource(
-            rows,
-            name=table.name,
-            write_disposition=disposition,
-            **key,
-            columns=_hints(source),
-        )
+        return dlt.resource(rows, name=table.name, write_disposition=cast("Any", table.mode))
 
 
 def causes(error: BaseException) -> list[BaseException]:
@@ -240,21 +224,6 @@ def root_cause(error: BaseException) -> str:
     if trace := getattr(root, "failed_message", None):
         return re.sub(r"^[\w.]+(Exception|Error): ", "", str(trace).strip().splitlines()[-1])
     return next(iter(str(root).strip().splitlines()), "") or type(root).__name__
-
-
-def _hints(source: SqlTable) -> dict[str, Any]:
-    """Return what Arrow cannot say, or dlt would not believe: JSON, bytes as text, no zone."""
-    import pyarrow as pa
-
-    hints: dict[str, Any] = {}
-    for column in source.columns:
-        if column.json:
-            hints[column.name] = {"name": column.name, "data_type": "json"}
-        elif pa.types.is_binary(column.arrow):
-            hints[column.name] = {"name": column.name, "data_type": "binary"}
-        elif pa.types.is_timestamp(column.arrow) and column.arrow.tz is None:
-            hints[column.name] = {"name": column.name, "data_type": "timestamp", "timezone": False}
-    return hints
 
 
 def staging_dataset(dataset: str, *, pipeline: str) -> str:
@@ -279,21 +248,11 @@ def _destination(job: DltJob) -> Any:
     if pair.destination == "duckdb":
         Path(pair.destination_url).parent.mkdir(parents=True, exist_ok=True)
         return dlt.destinations.duckdb(credentials=pair.destination_url, **strategy)
+    if pair.destination == "files":
+        return dlt.destinations.filesystem(bucket_url=pair.destination_url)
     return dlt.destinations.postgres(credentials=pair.destination_url, **strategy)
 
 
-def _file_format(pair: DltPair) -> Any:
-    return "parquet" if pair.destination == "duckdb" else "csv"
-
-
-def _window_scope(column: str, start: CursorValue | None, end: CursorValue | None) -> str:
-    """Return the condition that selects the window's rows in the destination."""
-    condition = f"{column} >= {literal(start)} AND {column} < {literal(end)}"
-    # dlt fills in table names with str.format.
-    return condition.replace("{", "{{").replace("}", "}}")
-
-
-def _key_scope(columns: list[str]) -> str:
-    """Return the condition that selects the rows in the destination that are loaded again."""
-    same = " AND ".join(f"s.{name} = {{table}}.{name}" for name in columns)
-    return f"EXISTS (SELECT 1 FROM {{staging_table}} AS s WHERE {same})"
+def _file_format(job: DltJob) -> Any:
+    """Return Parquet wherever it is taken; PostgreSQL takes what an API answers as statements."""
+    return None if job.pair.destination == "postgres" else "parquet"

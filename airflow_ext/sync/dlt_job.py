@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from airflow_ext.sync.api import SyncApi
+from airflow_ext.sync.files import SyncFiles
 from airflow_ext.sync.tables import SyncTable, Window
 
-DESTINATIONS = ("duckdb", "postgres")
+DESTINATIONS = ("duckdb", "postgres", "files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +21,14 @@ class DltPair:
     """A source, a destination and how rows travel between them.
 
     :param source_url: SQLAlchemy URL of the source, password included.
-    :param destination: ``duckdb`` or ``postgres``.
-    :param destination_url: Path of the DuckDB file, or URL of the PostgreSQL database.
+    :param destination: ``duckdb``, ``postgres`` or ``files`` (Parquet).
+    :param destination_url: Path of the DuckDB file, URL of the PostgreSQL database, or the folder of the files.
     :param dataset: Schema in the destination.
     :param reader: ``connectorx``, ``pyarrow`` or ``auto`` for the faster one that reads this source.
     :param chunk_rows: Rows per Arrow batch; memory grows with it.
+    :param filesystems: For files as source, by scheme, each as fsspec writes it as JSON, credentials included.
+    :param base: Folder or URL under which paths of files without a scheme lie.
+    :param api: For an HTTP API as source, ``base_url`` and what logs in, as dlt's REST client takes it.
     :param parallel: Tables that are loaded at a time.
     :param lock_seconds: How long to wait for another writer that holds the destination.
     :param secrets: Values that must never show up in a message.
@@ -33,6 +40,9 @@ class DltPair:
     dataset: str = "raw"
     reader: str = "auto"
     chunk_rows: int = 100_000
+    filesystems: Mapping[str, str] = field(default_factory=dict, repr=False)
+    base: str = ""
+    api: Mapping[str, Any] = field(default_factory=dict, repr=False)
     parallel: int = 2
     lock_seconds: float = 300
     secrets: tuple[str, ...] = field(default=(), repr=False)
@@ -60,7 +70,7 @@ class DltJob:
     @property
     def direct(self) -> bool:
         """Whether dlt is not needed for it."""
-        return self.pair.destination in ("duckdb", "postgres")
+        return self.pair.destination != "files" and not any(isinstance(t, SyncApi) for t in self.tables)
 
     def dump(self) -> bytes:
         """Return one line of JSON; it holds the credentials and belongs into a pipe only."""
@@ -82,7 +92,31 @@ class DltJob:
             pair=DltPair(**(value["pair"] | {"secrets": tuple(value["pair"]["secrets"])})),
             name=value["name"],
             folder=Path(value["folder"]),
-            tables=tuple(SyncTable.from_dict(table) for table in value["tables"]),
+            tables=tuple(_table(table) for table in value["tables"]),
             window=Window(**value["window"]) if value["window"] else None,
             run=value["run"],
         )
+
+
+def _table(value: dict[str, Any]) -> SyncTable:
+    kind = value.pop("kind", "")
+    return {"files": SyncFiles, "api": SyncApi}.get(kind, SyncTable).from_dict(value)
+
+
+def request_key(job: DltJob, table: SyncTable) -> str | None:
+    """Return what the tries of one append share: table and window, or table and run if it has none.
+
+    Appending is the one mode that a second load does not repair. Tables that continue from their last
+    cursor value need no memory: what was loaded lies before that value.
+    """
+    if table.mode != "append":
+        return None
+    if table.cursor:
+        if job.window is None:
+            return None
+        which = [job.window.start, job.window.end]
+    elif job.run:
+        which = [job.run]
+    else:
+        return None
+    return hashlib.sha256(json.dumps([job.name, table.to_dict(), which], sort_keys=True).encode()).hexdigest()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_ext.exceptions import InvalidError, SyncFailedError
+from airflow_ext.sync.arrow_types import Column
 from airflow_ext.sync.tables import CursorValue, SyncTable, Window
 
 if TYPE_CHECKING:
@@ -50,24 +50,6 @@ def choose_reader(wanted: str, dialect: str) -> str:
             "Use backend='auto' or 'pyarrow'"
         )
     return wanted
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column to load.
-
-    :param name: Its name in the source.
-    :param arrow: The Arrow type it arrives as.
-    :param json: It holds JSON text.
-    :param select: The SQLAlchemy expression that reads it, labelled with the name.
-    :param uuid: It holds UUIDs as text.
-    """
-
-    name: str
-    arrow: pa.DataType
-    json: bool = False
-    select: Any = None
-    uuid: bool = False
 
 
 class SqlTable:
@@ -138,6 +120,15 @@ class SqlTable:
         """Return the window's ends as values of the cursor column."""
         start, end = window.bounds(self.cursor_type)
         return self._local(start), self._local(end)
+
+    def resume(self, kept: Any) -> bool:
+        """Tell whether there may be something to load; only reading tells."""
+        del kept
+        return True
+
+    def remember(self) -> Any:
+        """Return what the next load must know besides the cursor: nothing."""
+        return None
 
     def identifies(self, columns: Iterable[str]) -> bool:
         """Tell whether the source itself sees to it that these columns are unique and never null."""

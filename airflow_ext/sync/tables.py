@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-MODES = ("merge", "append", "replace", "window")
+MODES = ("merge", "append", "replace", "window", "scd2")
 
 CursorValue = int | Decimal | date | datetime | str
 
@@ -35,15 +35,17 @@ class SyncTable:
         ``merge`` replaces rows with the same primary key and adds the others; rows that vanished from
         the source stay.
 
-        ``append`` only adds; loading the same window twice doubles it, but for the retry of a load that
-        died half way.
+        ``append`` only adds, each window once, and without a cursor once per run of the DAG.
 
         ``replace`` loads the whole table and swaps it in one transaction.
 
         ``window`` makes the destination equal to the source for the run's window of ``cursor``: rows in
         the window are deleted and loaded in one transaction, so changed and vanished rows are right and a
         second load changes nothing.
-    :param primary_key: Columns that identify a row; needed for ``merge``.
+
+        ``scd2`` keeps every version of a row, valid from ``_valid_from`` until ``_valid_to`` (UTC; null for the
+        version that holds now). Without a cursor, rows that vanished from the source end too.
+    :param primary_key: Columns that identify a row; needed for ``merge`` and ``scd2``.
     :param cursor: Column that orders rows in time: the window's column, and without a window the column
         whose last value the next run starts from. Rows where it is null are never loaded.
     :param columns: Columns to load; ``None`` loads all, also those that appear later.
@@ -96,9 +98,9 @@ class SyncTable:
         where = f"table {self.name!r}"
         if self.mode not in MODES:
             raise ValueError(f"mode={self.mode!r} of {where}: the modes are {', '.join(MODES)}")
-        if self.mode == "merge" and not self.primary_key:
+        if self.mode in ("merge", "scd2") and not self.primary_key:
             raise ValueError(
-                f"mode='merge' of {where} needs primary_key=[...]; without a key use mode='window' with a "
+                f"mode={self.mode!r} of {where} needs primary_key=[...]; without a key use mode='window' with a "
                 "cursor, mode='replace' or mode='append'"
             )
         if self.mode == "window" and not self.cursor:

@@ -63,14 +63,15 @@ class Syncs:
         self.file = folder / "warehouse.duckdb"
         self.messages: list[tuple[str, str]] = []
 
-    def backend(self, *, to_postgres: bool = False, **pair: Any) -> DltBackend:
-        destination = "postgres" if to_postgres else "duckdb"
+    def backend(self, *, to_postgres: bool = False, files: Path | None = None, **pair: Any) -> DltBackend:
+        where = ("postgres", self.source.url) if to_postgres else ("duckdb", str(self.file))
+        destination, url = where if files is None else ("files", str(files))
         return DltBackend(
             DltPair(
                 source_url=pair.pop("source_url", self.source.url),
                 destination=destination,
-                destination_url=self.source.url if to_postgres else str(self.file),
-                secrets=(self.source.server.password,),
+                destination_url=url,
+                secrets=(self.source.server.password, *pair.pop("secrets", ())),
                 **pair,
             ),
             folder=self.folder,

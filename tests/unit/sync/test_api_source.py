@@ -1,0 +1,136 @@
+"""An HTTP API as source, through a real server and real worker processes."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from airflow_ext.exceptions import InvalidError
+from airflow_ext.sync.api import SyncApi
+from airflow_ext.sync.model import SyncStatus
+
+ORDERS = SyncApi(
+    "orders",
+    path="/orders",
+    rows="data",
+    paginator={"type": "offset", "limit": 2, "total_path": "total"},
+    primary_key="id",
+    cursor="at",
+    cursor_param="since",
+)
+
+
+class Shop(ThreadingHTTPServer):
+    """Orders, two per page, for whom has the token."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.token = secrets.token_hex(8)
+        self.orders = [
+            {"id": n, "at": f"2026-01-0{n}", "tags": ["x"] * n, "amount": n * 1.5} for n in range(1, 6)
+        ]
+        self.asked: list[dict[str, list[str]]] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Shop
+
+    def do_GET(self) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        if self.headers.get("Authorization") != f"Bearer {self.server.token}":
+            self.send_response(401)
+            self.end_headers()
+            return
+        self.server.asked.append(query)
+        found = [order for order in self.server.orders if order["at"] >= query.get("since", [""])[0]]  # type: ignore[operator]  # texts
+        offset = int(query["offset"][0])
+        body = json.dumps({"data": found[offset : offset + 2], "total": len(found)}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    with Shop() as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def api(shop: Shop, token: str) -> dict[str, Any]:
+    url = f"http://127.0.0.1:{shop.server_port}"
+    return {"source_url": "", "api": {"base_url": url, "auth": {"type": "bearer", "token": token}}}
+
+
+def test_pages_are_read_and_the_next_run_goes_on_from_the_cursor(shop: Shop, syncs: Any) -> None:
+    there = api(shop, shop.token)
+    first = syncs(ORDERS, **there)
+    assert first.status is SyncStatus.SUCCEEDED, first.reason
+    assert [table.rows for table in first.result.tables] == [5]
+    shop.orders[4]["amount"] = 100.0
+    shop.orders.append({"id": 6, "at": "2026-01-06", "tags": [], "amount": 0.5})
+    second = syncs(ORDERS, **there)
+    assert second.status is SyncStatus.SUCCEEDED, second.reason
+    assert shop.asked[-1]["since"] == ["2026-01-05"]
+    assert syncs.rows("SELECT count(*), count(DISTINCT id), sum(amount) FROM raw.orders") == [(6, 6, 115.5)]
+    assert syncs.rows("SELECT count(*) FROM raw.orders__tags") == [(15,)]
+
+
+def test_a_refused_token_is_not_shown(shop: Shop, syncs: Any) -> None:
+    wrong = secrets.token_hex(8)
+    status = syncs(ORDERS, secrets=(wrong,), **api(shop, wrong))
+    assert status.status is SyncStatus.FAILED
+    assert "401" in status.reason
+    assert wrong not in status.reason + str(syncs.messages)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param({"path": "http://x/y"}, "below the connection's URL", id="whole URL"),
+        pytest.param({"path": "/a", "mode": "window", "cursor": "at"}, "use mode='merge'", id="window"),
+        pytest.param(
+            {"path": "/a", "mode": "append", "cursor_param": "since"}, "needs cursor=", id="no cursor"
+        ),
+        pytest.param(
+            {"path": "/a", "mode": "append", "paginator": "magic"}, "the paginators are", id="paginator"
+        ),
+    ],
+)
+def test_wrong_arguments_name_what_is_right(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        SyncApi("orders", **arguments)
+
+
+def test_an_http_connection_says_where_and_who() -> None:
+    from airflow.sdk import Connection
+
+    from airflow_ext.hooks._sync_files import api_source
+
+    plain = Connection(
+        conn_id="shop", conn_type="http", host="shop.example.com/v1", login="me", password="pw", port=8443
+    )
+    assert api_source(plain) == {
+        "base_url": "https://shop.example.com:8443/v1",
+        "auth": {"type": "http_basic", "username": "me", "password": "pw"},
+    }
+    token = Connection(
+        conn_id="shop", conn_type="http", host="http://shop.example.com", extra='{"token": "t"}'
+    )
+    assert api_source(token) == {
+        "base_url": "http://shop.example.com",
+        "auth": {"type": "bearer", "token": "t"},
+    }
+    with pytest.raises(InvalidError, match="'http' connection with a host"):
+        api_source(Connection(conn_id="shop", conn_type="postgres", host="x"))

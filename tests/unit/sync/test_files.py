@@ -1,0 +1,211 @@
+"""Files as source and as destination, through real worker processes."""
+
+from __future__ import annotations
+
+import gzip
+from decimal import Decimal
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from airflow_ext.exceptions import InvalidError
+from airflow_ext.sync.files import SyncFiles
+from airflow_ext.sync.model import SyncStatus
+from airflow_ext.sync.tables import SyncTable
+
+
+def rows_of(status: Any) -> dict[str, int]:
+    assert status.status is SyncStatus.SUCCEEDED, status.reason
+    return {table.name: table.rows for table in status.result.tables}
+
+
+@pytest.fixture
+def landing(tmp_path: Path) -> Path:
+    folder = tmp_path / "landing"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def local(landing: Path) -> dict[str, Any]:
+    import fsspec
+
+    return {
+        "source_url": "",
+        "base": str(landing),
+        "filesystems": {"file": fsspec.filesystem("file").to_json()},
+    }
+
+
+def test_each_format_arrives_with_its_types_and_no_file_twice(
+    syncs: Any, landing: Path, local: dict[str, Any]
+) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    (landing / "a.csv").write_text('id,Country,zip,price\n1,NA,01234,2.50\n2,"",,\n')
+    with gzip.open(landing / "b.csv.gz", "wt") as file:
+        file.write('id,Country,zip,price\n3,"x,\ny",5,7\n')
+    (landing / "x.jsonl").write_text(
+        '{"id": 1, "tags": ["a"], "n": 1}\n\n{"id": 2, "n": 1.5, "late": true}\n'
+    )
+    parquet.write_table(
+        pa.table(
+            {
+                "id": pa.array([1, 2], pa.uint8()),
+                "s": [{"a": 1}, None],
+                "at": pa.array([0, 1], pa.timestamp("ns")),
+            }
+        ),
+        landing / "p.parquet",
+    )
+    tables = (
+        SyncFiles("c", path="*.csv*", mode="append", types={"zip": "text", "price": "decimal(9,2)"}),
+        SyncFiles("j", path="*.jsonl", mode="merge", primary_key="id"),
+        SyncFiles("p", path="*.parquet", mode="replace"),
+    )
+    assert rows_of(syncs(*tables, **local)) == {"c": 3, "j": 2, "p": 2}
+    assert syncs.rows("SELECT id, country, zip, price FROM raw.c ORDER BY id") == [
+        (1, "NA", "01234", Decimal("2.50")),
+        (2, "", None, None),
+        (3, "x,\ny", "5", Decimal("7.00")),
+    ]
+    assert syncs.rows("SELECT * FROM raw.j ORDER BY id") == [(1, '["a"]', 1.0, None), (2, None, 1.5, True)]
+    assert syncs.rows("SELECT id, s, at::text FROM raw.p ORDER BY id") == [
+        *[(1, '{"a": 1}', "1970-01-01 00:00:00"), (2, None, "1970-01-01 00:00:00")]
+    ]
+
+    (landing / "c.csv").write_text("id,Country,zip,price\n4,DE,1,1\n")
+    (landing / "x.jsonl").write_text('{"id": 2, "n": 2}\n')
+    assert rows_of(syncs(*tables, **local)) == {"c": 1, "j": 1, "p": 2}
+    assert syncs.rows("SELECT count(*), sum(n) FROM raw.j") == [(2, 3.0)]
+
+    (landing / "c.csv").write_text("id,Country,zip,price\n4,DE,1,1\n5,DE,1,1\n")
+    status = syncs(*tables, **local)
+    assert (status.status, status.table) == (SyncStatus.FAILED, "c")
+    assert "c.csv has changed since it was appended" in status.reason
+    assert syncs.rows("SELECT count(*) FROM raw.c") == [(4,)]
+
+
+def test_a_window_names_the_files_and_bounds_the_rows(
+    syncs: Any, landing: Path, local: dict[str, Any]
+) -> None:
+    for day in ("2026-01-01", "2026-01-02"):
+        (landing / day).mkdir()
+        (landing / day / "part.csv").write_text(f"id,at\n1,{day}T00:00:00Z\n2,2026-01-09T00:00:00Z\n")
+    table = SyncFiles("w", path="{window_start}/*.csv", mode="window", cursor="at")
+    for _ in range(2):
+        assert rows_of(syncs(table, window=("2026-01-01", "2026-01-02"), **local)) == {"w": 1}
+    assert rows_of(syncs(table, window=("2026-01-02", "2026-01-03"), **local)) == {"w": 1}
+    assert syncs.rows("SELECT count(*), count(DISTINCT at) FROM raw.w") == [(2, 2)]
+    status = syncs(table, window=("../2026-01-01", "2026-01-02"), **local)
+    assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
+    assert "cannot stand in a path" in status.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        pytest.param("id\n1\nx\n", "four.csv", id="a value that does not fit"),
+        pytest.param("id,n\n1\n", "four.csv: CSV parse error", id="a row cut short"),
+        pytest.param(None, "no file matches", id="nothing there"),
+    ],
+)
+def test_a_file_that_cannot_be_read_leaves_the_table_as_it_was(
+    syncs: Any, landing: Path, local: dict[str, Any], content: str | None, told: str
+) -> None:
+    (landing / "four.csv").write_text("id\n4\n")
+    table = SyncFiles("t", path="*.csv", mode="replace", types={"id": "bigint"})
+    assert rows_of(syncs(table, **local)) == {"t": 1}
+    (landing / "four.csv").unlink() if content is None else (landing / "four.csv").write_text(content)
+    status = syncs(table, **local)
+    assert (status.status, status.table) == (SyncStatus.FAILED, "t")
+    assert told in status.reason
+    assert syncs.rows("SELECT id FROM raw.t") == [(4,)]
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_files_of_a_remote_store_go_through_fsspec(syncs: Any, landing: Path) -> None:
+    import fsspec
+
+    (landing / "a.csv").write_text("id\n1\n2\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(landing))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        table = SyncFiles("t", path="*.csv")
+        there = {
+            "source_url": "",
+            "base": f"http://127.0.0.1:{server.server_port}",
+            "filesystems": {"http": fsspec.filesystem("http").to_json()},
+        }
+        assert [rows_of(syncs(table, **there)) for _ in range(2)] == [{"t": 2}, {"t": 0}]
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param({"path": " "}, "give a path", id="no path"),
+        pytest.param({"path": "a", "format": "xls"}, "csv, jsonl, parquet, tsv", id="unknown format"),
+        pytest.param({"path": "a", "cursor": "at"}, "only mode='window'", id="cursor"),
+        pytest.param({"path": "a", "types": {"a": "varchar"}}, "the types are text", id="unknown type"),
+    ],
+)
+def test_wrong_arguments_name_what_is_right(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        SyncFiles("t", **arguments)
+
+
+def parquet_rows(folder: Path, table: str) -> list[dict[str, Any]]:
+    from pyarrow import parquet
+
+    files = sorted((folder / "raw" / table).glob("*.parquet"))
+    return [row for file in files for row in parquet.read_table(file).to_pylist()]
+
+
+def test_tables_become_parquet_files_and_a_pending_package_is_finished_first(
+    source: Any, syncs: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "lake"
+    source("CREATE TABLE t (id int, price numeric(9,2), doc jsonb)", "INSERT INTO t VALUES (1, 2.5, '{}')")
+    tables = (SyncTable("t", mode="append", cursor="id"),)
+    blocked = tmp_path / "lake" / "raw"
+    assert rows_of(syncs(*tables, files=out)) == {"t": 1}
+    assert parquet_rows(out, "t") == [{"id": 1, "price": Decimal("2.50"), "doc": "{}"}]
+
+    source("INSERT INTO t VALUES (2)")
+    (blocked / "t").rename(blocked / "kept")
+    (blocked / "t").write_text("in the way")  # the package is made, and cannot be written
+    assert syncs(*tables, files=out).status is SyncStatus.FAILED
+    (blocked / "t").unlink()
+    (blocked / "kept").rename(blocked / "t")
+    source("INSERT INTO t VALUES (3)")
+    status = syncs(*tables, files=out)
+    assert rows_of(status) == {"t": 1}
+    assert [dict(package["tables"]) for package in status.result.finished_pending] == [{"t": 1}]
+    assert sorted(row["id"] for row in parquet_rows(out, "t")) == [1, 2, 3]
+
+
+def test_files_take_no_merge(source: Any, syncs: Any, tmp_path: Path) -> None:
+    source("CREATE TABLE t (id int)")
+    status = syncs(SyncTable("t", primary_key="id"), files=tmp_path / "lake")
+    assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
+    assert "into files go append and replace" in status.reason
+
+
+def test_what_reads_no_scheme_is_for_the_author_to_fix() -> None:
+    from airflow.sdk import Connection
+
+    from airflow_ext.hooks._sync_files import file_source
+
+    connection = Connection(conn_id="lake", conn_type="fs", extra='{"path": "/landing"}')
+    base, systems = file_source(connection, ["a/*.csv"])
+    assert (base, list(systems)) == ("/landing", ["file"])
+    with pytest.raises(InvalidError, match="nosuch:// cannot be read here"):
+        file_source(connection, ["nosuch://bucket/a.csv"])
