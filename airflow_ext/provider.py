@@ -23,7 +23,7 @@ _DLT_CONNECTION = {
     "conn-fields": {
         "source_conn_id": {
             "label": "Source connection",
-            "description": "Id of the connection to read from, any SQL database.",
+            "description": "Id of the connection to read from: a SQL database, files or an HTTP API.",
             "schema": {"type": ["string", "null"]},
         },
         "destination_conn_id": {
@@ -45,6 +45,16 @@ _DLT_CONNECTION = {
             "label": "Rows per chunk",
             "description": "Rows held in memory at a time.",
             "schema": {"type": "integer", "minimum": 1, "default": 100_000},
+        },
+        "parallel": {
+            "label": "Tables at a time",
+            "description": "Tables of a task that are loaded side by side.",
+            "schema": {"type": "integer", "minimum": 1, "default": 2},
+        },
+        "lock_seconds": {
+            "label": "Wait for locks",
+            "description": "Seconds to wait for another writer that holds the destination.",
+            "schema": {"type": "integer", "minimum": 1, "default": 300},
         },
     },
 }

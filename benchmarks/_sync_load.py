@@ -79,8 +79,8 @@ def copy_csv(told: dict[str, Any]) -> dict[str, Any]:
     path = Path(told["file"]).with_suffix(".csv")
     statement = f"COPY {told['name']} TO STDOUT (FORMAT csv, HEADER)"
     with (
-        psycopg.connect(told["url"]) as there,
-        there.cursor() as cursor,
+        psycopg.connect(told["url"]) as source,
+        source.cursor() as cursor,
         cursor.copy(statement) as rows,
         path.open("wb") as out,
     ):

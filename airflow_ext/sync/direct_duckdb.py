@@ -138,6 +138,9 @@ class _DuckdbSession:
             self.execute(f"CREATE OR REPLACE TEMP TABLE {stage} AS SELECT {selected} FROM {rows}")
         return stage
 
+    def alone(self, name: str) -> None:
+        """Do nothing: no other process has the file open."""
+
     def begin(self) -> None:
         self.fetch("BEGIN")
 

@@ -113,11 +113,21 @@ class Session(Protocol):
         """Write batches into a temporary table with the columns of another and return its name."""
         ...
 
-    def begin(self) -> None: ...
+    def alone(self, name: str) -> None:
+        """Wait until no other session has called this with the same name; it ends with the session."""
+        ...
 
-    def commit(self) -> None: ...
+    def begin(self) -> None:
+        """Begin a transaction."""
+        ...
 
-    def rollback(self) -> None: ...
+    def commit(self) -> None:
+        """End it well."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo it, whatever state it is in."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +188,7 @@ class TableLoad:
         :raises InvalidError: If its author must change something.
         :raises SyncFailedError: If source or destination fail.
         """
+        self.session.alone(f"{self.sync}/{self.table.name}")
         existed = self.session.there(self.there)
         if existed and (done := self._earlier()):
             return done

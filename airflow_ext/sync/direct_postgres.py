@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from airflow_ext.exceptions import SyncFailedError
+from airflow_ext.exceptions import InvalidError, SyncFailedError
 from airflow_ext.sync.arrow_types import Column
 from airflow_ext.sync.cursors import literal
 from airflow_ext.sync.direct_load import Session
@@ -24,12 +25,14 @@ class PostgresTarget:
     :param url: Its SQLAlchemy URL.
     :param dataset: Schema in it.
     :param lock_seconds: How long a statement waits for another writer's lock.
+    :raises InvalidError: If no driver is installed.
     """
 
     def __init__(self, url: str, *, dataset: str, lock_seconds: float) -> None:
         import sqlalchemy as sa
 
-        self._engine: sa.Engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+        named = sa.make_url(url).set(drivername=f"postgresql+{_driver()}")
+        self._engine: sa.Engine = sa.create_engine(named, poolclass=sa.pool.NullPool)
         self._dataset = dataset
         self._lock_seconds = lock_seconds
         self._open: list[Any] = []
@@ -60,6 +63,13 @@ class PostgresTarget:
     def close(self) -> None:
         """Close what is left of connections."""
         self._engine.dispose()
+
+
+def _driver() -> str:
+    for driver in ("psycopg", "psycopg2"):
+        if importlib.util.find_spec(driver) is not None:
+            return driver
+    raise InvalidError("PostgreSQL as destination needs a driver: pip install 'psycopg[binary]'")
 
 
 class _PostgresSession:
@@ -125,6 +135,10 @@ class _PostgresSession:
         self._copy(stage, columns, batches)
         self.execute(f"ANALYZE {stage}")
         return stage
+
+    def alone(self, name: str) -> None:
+        # Also against a run of the same task on another worker, which believes this one to be dead.
+        self.fetch(f"SELECT pg_advisory_lock(hashtext({literal(f'airflow-ext {self._dataset} {name}')}))")
 
     def begin(self) -> None:
         self.commit()  # the driver opens a transaction with the first statement

@@ -77,10 +77,13 @@ class DltEngine:
             rows: dict[str, int] = {}
             run_id = finished[-1]["run_id"] if finished else ""
             if tables := [table for table in job.tables if table.name not in loaded]:
+                before = self._api_columns(pipeline)
                 with self._resources(tables) as resources:
                     self.tell({"event": "phase", "phase": "extract"})
                     pipeline.extract(resources, loader_file_format=_file_format(job))
                 rows, run_id = self._load(pipeline)
+                for name, now in self._api_columns(pipeline).items():
+                    self._changes[name] = column_changes(before.get(name), now)
             self._appends.end()
         return SyncResult(
             backend="dlt",
@@ -97,6 +100,21 @@ class DltEngine:
             ),
             finished_pending=tuple(finished),
         )
+
+    def _api_columns(self, pipeline: dlt.Pipeline) -> dict[str, dict[str, str]]:
+        """Return the columns that are known of each table of an API; only its answers tell them."""
+        if not pipeline.default_schema_name:
+            return {}
+        known = pipeline.default_schema.tables
+        return {
+            table.name: {
+                name: str(column["data_type"])
+                for name, column in known[normal(table.name)]["columns"].items()
+                if "data_type" in column and not name.startswith("_dlt")
+            }
+            for table in self.job.tables
+            if isinstance(table, SyncApi) and normal(table.name) in known
+        }
 
     @contextmanager
     def _resources(self, tables: list[SyncTable]) -> Iterator[list[Any]]:

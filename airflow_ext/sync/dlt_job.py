@@ -100,16 +100,17 @@ class DltJob:
 
 def _table(value: dict[str, Any]) -> SyncTable:
     kind = value.pop("kind", "")
-    return {"files": SyncFiles, "api": SyncApi}.get(kind, SyncTable).from_dict(value)
+    kinds: dict[str, type[SyncTable]] = {"files": SyncFiles, "api": SyncApi}
+    return kinds.get(kind, SyncTable).from_dict(value)
 
 
 def request_key(job: DltJob, table: SyncTable) -> str | None:
     """Return what the tries of one append share: table and window, or table and run if it has none.
 
     Appending is the one mode that a second load does not repair. Tables that continue from their last
-    cursor value need no memory: what was loaded lies before that value.
+    cursor value need no memory: what was loaded lies before that value. Of files each is known by itself.
     """
-    if table.mode != "append":
+    if table.mode != "append" or isinstance(table, SyncFiles):
         return None
     if table.cursor:
         if job.window is None:

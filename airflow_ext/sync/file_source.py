@@ -119,10 +119,10 @@ class FileTable:
         kind = (
             type(pa.scalar(0, pa.int64()).cast(column.arrow).as_py()) if not _is_text(column.arrow) else str
         )
-        start, end = window.bounds(kind)
+        bounds: tuple[Any, Any] = window.bounds(kind)
         if pa.types.is_timestamp(column.arrow) and column.arrow.tz is None:
-            return start.replace(tzinfo=None), end.replace(tzinfo=None)  # type: ignore[union-attr]  # datetimes
-        return start, end
+            return bounds[0].replace(tzinfo=None), bounds[1].replace(tzinfo=None)
+        return bounds
 
     def batches(
         self,

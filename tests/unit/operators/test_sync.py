@@ -20,7 +20,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_ext.exceptions import SyncFailedError
 from airflow_ext.operators._sync_embedded import run_name
-from airflow_ext.operators.sync import SyncOperator, SyncTable
+from airflow_ext.operators.sync import SyncFiles, SyncOperator, SyncTable
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +175,27 @@ def test_ids_without_ascii_letters_or_with_digits_first_run(pair: Path) -> None:
         make([SHOPS], pipelines_folder=pair / "state").execute(context(dag_id=dag_id))
 
 
+def test_files_of_a_connection_are_loaded_and_tables_become_files(
+    pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pair / "landing").mkdir()
+    (pair / "landing" / "a.csv").write_text("id\n1\n2\n")
+    connect(monkeypatch, "landing", conn_type="fs", extra={"path": str(pair / "landing")})
+    connect(monkeypatch, "lake", conn_type="fs", extra={"path": str(pair / "lake")})
+    for name, source, destination in (("in", "landing", "warehouse"), ("out", "shop", "lake")):
+        extra = {"source_conn_id": source, "destination_conn_id": destination}
+        connect(monkeypatch, name, conn_type="ext-dlt", extra=extra)
+    folder = pair / "state"
+    arrived = make([SyncFiles("a", path="*.csv")], sync_conn_id="in", pipelines_folder=folder)
+    assert arrived.execute(context())["tables"]["a"]["rows"] == 2
+    left = make([SyncTable("orders", mode="replace")], sync_conn_id="out", pipelines_folder=folder)
+    assert left.execute(context())["tables"]["orders"]["rows"] == 3
+    assert len(list((pair / "lake" / "raw" / "orders").glob("*.parquet"))) == 1
+    mixed = make([SyncFiles("a", path="*.csv"), SyncTable("b", mode="replace")], sync_conn_id="in")
+    with pytest.raises(AirflowFailException, match="different sources; load them in two tasks"):
+        mixed.execute(context())
+
+
 def test_the_state_lies_under_airflows_home(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", str(pair / "home"))
     make([SHOPS]).execute(run := context())
@@ -219,7 +240,7 @@ def test_a_window_that_rendered_to_nothing_fails_before_anything_starts(pair: Pa
         ),
         pytest.param(
             {"conn_type": "ext-dlt", "extra": {"source_conn_id": "shop", "destination_conn_id": "shop"}},
-            "'sqlite'; a sync writes into 'duckdb' or 'postgres'",
+            "'sqlite'; a sync writes into 'duckdb', 'postgres' or files",
             id="destination",
         ),
     ],

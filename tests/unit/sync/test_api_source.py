@@ -77,11 +77,15 @@ def test_pages_are_read_and_the_next_run_goes_on_from_the_cursor(shop: Shop, syn
     there = api(shop, shop.token)
     first = syncs(ORDERS, **there)
     assert first.status is SyncStatus.SUCCEEDED, first.reason
-    assert [table.rows for table in first.result.tables] == [5]
+    assert first.result.to_dict()["tables"] == {
+        "orders": {"rows": 5, "schema_changes": [{"kind": "table_added"}]}
+    }
     shop.orders[4]["amount"] = 100.0
-    shop.orders.append({"id": 6, "at": "2026-01-06", "tags": [], "amount": 0.5})
+    shop.orders.append({"id": 6, "at": "2026-01-06", "tags": [], "amount": 0.5, "note": "new"})
     second = syncs(ORDERS, **there)
     assert second.status is SyncStatus.SUCCEEDED, second.reason
+    changes = second.result.to_dict()["tables"]["orders"]["schema_changes"]
+    assert changes == [{"kind": "column_added", "column": "note", "type": "text"}]
     assert shop.asked[-1]["since"] == ["2026-01-05"]
     assert syncs.rows("SELECT count(*), count(DISTINCT id), sum(amount) FROM raw.orders") == [(6, 6, 115.5)]
     assert syncs.rows("SELECT count(*) FROM raw.orders__tags") == [(15,)]
@@ -98,7 +102,7 @@ def test_a_refused_token_is_not_shown(shop: Shop, syncs: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        pytest.param({"path": "http://x/y"}, "below the connection's URL", id="whole URL"),
+        pytest.param({"path": "http://x/y", "mode": "append"}, "below the connection's URL", id="whole URL"),
         pytest.param({"path": "/a", "mode": "window", "cursor": "at"}, "use mode='merge'", id="window"),
         pytest.param(
             {"path": "/a", "mode": "append", "cursor_param": "since"}, "needs cursor=", id="no cursor"

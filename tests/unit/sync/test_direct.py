@@ -134,6 +134,24 @@ def test_a_source_that_dies_in_the_middle_leaves_the_table_as_it_was(
     assert rows_of(syncs(table, to_postgres=to_postgres)) == 5
 
 
+def test_the_other_driver_of_postgres_does_as_well(
+    source: Any, syncs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import sys; sys.modules['psycopg'] = None")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    source("CREATE TABLE t AS SELECT g AS id, 'x' || g AS text FROM generate_series(1, 3000) g")
+    url = source.url.replace("postgresql://", "postgresql+psycopg2://")
+    table = SyncTable("t", mode="replace")
+    assert rows_of(syncs(table, to_postgres=True, source_url=url, chunk_rows=1000)) == 3000
+    source("CREATE VIEW bad AS SELECT 1 / (2500 - id) AS id FROM t")
+    status = syncs(SyncTable("bad", mode="append"), to_postgres=True, source_url=url, chunk_rows=1000)
+    assert (status.status, status.table) == (SyncStatus.FAILED, "bad")
+    assert "division by zero" in status.reason
+    assert source("SELECT count(*) FROM raw.bad") == [(0,)]
+
+
 HOLDER = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 
 
@@ -166,6 +184,38 @@ def test_a_table_another_writer_holds_is_given_up_after_a_while(source: Any, syn
         assert "lock timeout" in status.reason
     assert rows_of(syncs(table, to_postgres=True)) == 1
     assert source("SELECT count(*) FROM raw.t") == [(2,)]
+
+
+def test_the_same_task_on_two_workers_at_once_appends_once(
+    source: Any, syncs: Any, until: Any, tmp_path: Path
+) -> None:
+    source("CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 10) g")
+    table = SyncTable("t", mode="append", cursor="id")
+    assert rows_of(syncs(table, to_postgres=True)) == 10
+    source("INSERT INTO t SELECT g FROM generate_series(11, 15) g")
+
+    def waits(kind: str) -> bool:
+        return bool(source(f"SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = '{kind}'"))
+
+    async def both() -> list[Any]:
+        handles = []
+        for kind, folder in (("relation", "one"), ("advisory", "two")):
+            syncs.folder = tmp_path / folder
+            backend = syncs.backend(to_postgres=True)
+            handles.append((backend, await backend.start(SyncRequest(name="job", tables=(table,)))))
+            await asyncio.to_thread(until, lambda kind=kind: waits(kind))
+        blocker.rollback()
+        ended = []
+        for backend, handle in handles:
+            while not (status := await backend.poll(handle, wait=60)).status.ended:
+                pass
+            ended.append(rows_of(status))
+        return ended
+
+    with source.server.connect(source.name) as blocker:
+        blocker.cursor().execute("LOCK TABLE raw.t IN ACCESS EXCLUSIVE MODE")
+        assert asyncio.run(both()) == [5, 0]
+    assert source("SELECT count(*), count(DISTINCT id) FROM raw.t") == [(15, 15)]
 
 
 def test_a_full_disk_loses_nothing(
