@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import socket
-import sys
 import threading
-from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from airflow_ext.testing import _http_server
 from airflow_ext.testing._vault_auth import WireError
 from airflow_ext.testing._vault_kv import envelope
 from airflow_ext.testing._vault_routes import Request, Routes, duration
@@ -57,53 +54,23 @@ class State:
     stopping: threading.Event = field(default_factory=threading.Event)
 
 
-class Server(ThreadingHTTPServer):
-    """Threads that answer, and the connections they keep."""
+class Server(_http_server.Server):
+    """The server and what its threads share."""
 
-    daemon_threads = True
-    request_queue_size = 256
     state: State
 
-    def __init__(self, *args: Any) -> None:
-        self._open: set[socket.socket] = set()
-        super().__init__(*args)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing when a client went away, which is what clients with timeouts do."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-    def close_connections(self) -> None:
-        """End all connections, also those that wait for a next request."""
-        for each in list(self._open):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(_http_server.Handler):
     """Answers one connection."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
     server: Server
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing: paths may be looked up with :meth:`LocalVault.calls`."""
 
     def _handle(self) -> None:
         split = urlsplit(self.path)
         query = dict(parse_qsl(split.query))
         path = "/".join(filter(None, unquote(split.path).split("/"))).removeprefix("v1/")
         method = "LIST" if self.command == "GET" and query.get("list") == "true" else self.command
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        raw = self.read_body()
         fault = self._fault(path)
         if fault is not None and fault.seconds:
             self.server.state.stopping.wait(fault.seconds)
@@ -158,16 +125,6 @@ class Handler(BaseHTTPRequestHandler):
     ) -> None:
         # Noted before it is sent: whoever got the answer finds the call in the list.
         self.server.state.calls.append(Call(method, path, accessor, 0 if cut else status))
-        self.send_response(status)
-        for key, value in headers:
-            self.send_header(key, value)
-        if status != 204:
-            self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        if cut:
-            self.wfile.write(payload[: len(payload) // 2])
-            self.close_connection = True
-        elif self.command != "HEAD":
-            self.wfile.write(payload)
+        self.send(status, payload, headers, cut=cut)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_LIST = _handle  # noqa: N815

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import socket
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from airflow_ext.testing._http_server import Handler, Server
 
 HUGE = 64 * 1024 * 1024
 """Bytes of the answer that :meth:`LocalVendor.huge` sends."""
@@ -322,45 +320,16 @@ class LocalVendor(ABC):
         return headers
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
+class _Server(Server):
     vendor: LocalVendor
 
-    def __init__(self, *args: Any) -> None:
-        self._open: set[socket.socket] = set()
-        super().__init__(*args)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing when a client went away, which is what clients with timeouts do."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-    def close_connections(self) -> None:
-        for each in list(self._open):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(Handler):
     server: _Server
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing: requests may be looked up with :meth:`LocalVendor.calls`."""
 
     def _handle(self) -> None:
         split = urlsplit(self.path)
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        raw = self.read_body()
         request = Request(
             self.command,
             unquote(split.path).rstrip("/") or "/",
@@ -394,16 +363,6 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         # Noted before it is sent: whoever got the answer finds the call in the list.
         self.server.vendor.note(request, 0 if cut else status)
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        if status != 204:
-            self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        if cut:
-            self.wfile.write(payload[: len(payload) // 2])
-            self.close_connection = True
-        else:
-            self.wfile.write(payload)
+        self.send(status, payload, headers.items(), cut=cut)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _handle  # noqa: N815
