@@ -60,7 +60,8 @@ class SyncWait:
     :param stuck_after: Time a running run may show no change; ``None`` for ever. Fivetran shows no progress, so
         there it limits the whole run. Not used with ``mode="reschedule"``.
     :param max_reschedules: How often the vendor may put the run off.
-    :param outage: How long the vendor may be unreachable while waiting.
+    :param outage: How long the vendor may be unreachable while waiting, beyond what it asks to wait itself
+        (``Retry-After``).
     :raises ValueError: If a number is not above 0.
     """
 
@@ -314,10 +315,13 @@ class RemoteSyncOperator(BaseOperator):
         backend = given
         try:
             while True:
+                rest = self.waiting.poll_interval
                 try:
                     step = watch.see(await backend.poll(handle), time.time())
                 except SyncUnavailableError as error:
-                    step = watch.fail(Outcome.UNAVAILABLE, str(error), time.time())
+                    after = error.retry_after
+                    step = watch.fail(Outcome.UNAVAILABLE, str(error), time.time(), retry_after=after)
+                    rest = max(rest, after)
                 except SyncDeniedError as error:
                     # The key may just be exchanged.
                     step = watch.fail(Outcome.DENIED, str(error), time.time())
@@ -332,8 +336,7 @@ class RemoteSyncOperator(BaseOperator):
                     return step.outcome, step.detail, watch.status
                 if self.deferrable or self.mode == "reschedule":
                     return None
-                pause = watch.pause(time.time(), most=self.waiting.poll_interval)
-                await asyncio.sleep(max(min(pause, self.waiting.poll_interval), 0.05))
+                await asyncio.sleep(max(watch.pause(time.time(), most=rest), 0.05))
         except InvalidError:
             raise  # the sync is gone, or cancelled already
         except BaseException:

@@ -34,7 +34,7 @@ class Limits:
     :param stuck_after: How long a running run may show no change; ``None`` for ever.
     :param vanished_after: How long a run that had begun may be waiting again: somebody has stopped it.
     :param max_reschedules: How often the vendor may put the run off.
-    :param outage: How long the vendor may be unreachable.
+    :param outage: How long the vendor may be unreachable, beyond what it asks to wait itself.
     :param denied: How long it may refuse the key, which may just be exchanged.
     """
 
@@ -89,10 +89,12 @@ class Watch:
         self._reschedules: set[str] = set()
         self._told: str | None = None
         self._failing: tuple[Outcome, float, str] | None = None
+        self._told_to_wait = 0.0
 
     def see(self, status: RunStatus, now: float) -> Step:
         """Take note of a status."""
         self._failing = None
+        self._told_to_wait = 0.0
         progress = (str(status.status), status.progress)
         if progress != self._progress:
             self._progress, self._progressed = progress, now
@@ -102,11 +104,14 @@ class Watch:
             return Step(outcome=Outcome(str(status.status)), detail=status.reason)
         return self.tick(now)
 
-    def fail(self, outcome: Outcome, detail: str, now: float) -> Step:
+    def fail(self, outcome: Outcome, detail: str, now: float, *, retry_after: float = 0.0) -> Step:
         """Take note of a look that brought nothing.
 
         :param outcome: ``UNAVAILABLE`` or ``DENIED``.
+        :param retry_after: Seconds after which the vendor wants to be asked again. So long it is no outage; of
+            several such answers in a row the longest counts, so that a storm of them ends.
         """
+        self._told_to_wait = max(self._told_to_wait, retry_after)
         since = now if self._failing is None or self._failing[0] is not outcome else self._failing[1]
         self._failing = (outcome, since, detail)
         return self.tick(now)
@@ -155,7 +160,9 @@ class Watch:
     def _patience(self) -> float:
         assert self._failing is not None  # noqa: S101  # asked only then
         outcome, since, _ = self._failing
-        return since + (self._limits.denied if outcome is Outcome.DENIED else self._limits.outage)
+        if outcome is Outcome.DENIED:
+            return since + self._limits.denied
+        return since + self._told_to_wait + self._limits.outage
 
     def _rescheduled(self, status: RunStatus, now: float) -> Step | None:
         if status.status is not SyncStatus.RESCHEDULED:

@@ -8,31 +8,31 @@ Airflow's asset state, where the webhook route writes; what is heard there only 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
-from airflow.sdk.exceptions import AirflowRuntimeError
-from airflow.sdk.execution_time.context import AssetStateStoreAccessor
-from airflow.sdk.observability import stats
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_ext.exceptions import (
-    AirflowExtError,
-    InvalidError,
-    SyncDeniedError,
-    SyncUnavailableError,
-)
-from airflow_ext.hooks.sync_vendors import aget_connection, remote_backend, webhook_secret
-from airflow_ext.sync.backend import RemoteBackend, RunHandle
+from airflow_ext.exceptions import AirflowExtError
+from airflow_ext.hooks.sync_vendors import aget_connection, remote_backend
+from airflow_ext.sync.backend import RunHandle
 from airflow_ext.sync.model import RunStatus, SyncStatus
 from airflow_ext.sync.moments import moment
 from airflow_ext.sync.watch import Limits, Outcome, Step, Watch
+from airflow_ext.triggers._sync_board import (
+    STATE_SECONDS,
+    Board,
+    Seen,
+    board_of,
+    key_of,
+    state_asset,
+    ticks,
+    webhook_key,
+)
 
 RESUME_AFTER = 8.0
 """Seconds a task stays deferred at least before it is resumed on a worker.
@@ -41,24 +41,10 @@ The scheduler may hear only five to six seconds later that the worker which defe
 runs again by then, it takes the news for the end of that run and retries or fails the task.
 """
 
-WEBHOOK_SECONDS = 2.0
-STATE_SECONDS = 10.0
-"""A question to Airflow may stay without answer for ever; then the vendor is polled as if there were no webhook."""
-
 KILL_SECONDS = 25.0
 """Airflow gives a killed trigger 30 seconds."""
 
-MAX_BACKOFF = 120.0
-
-
-def state_asset(sync_conn_id: str) -> str:
-    """Return the name of the asset in whose state a connection's webhook and schemas are kept."""
-    return f"sync/{sync_conn_id}"
-
-
-def webhook_key(sync_conn_id: str) -> str:
-    """Return the key that the webhook route writes and the poller reads."""
-    return f"webhook/{sync_conn_id}"
+__all__ = ["SyncEndTrigger", "SyncEvent", "SyncTrigger", "parse_event", "state_asset", "webhook_key"]
 
 
 class SyncEvent(TypedDict):
@@ -82,128 +68,6 @@ def parse_event(event: Any) -> tuple[Outcome, str, RunStatus]:
     return Outcome(event["outcome"]), str(event["detail"]), RunStatus.from_dict(event["status"])
 
 
-@dataclass
-class Seen:
-    """What the last look brought for one run.
-
-    :param number: Counts looks, so that a waiter knows what is new.
-    """
-
-    number: int
-    status: RunStatus | None = None
-    failure: tuple[Outcome, str] | None = None
-
-
-@dataclass
-class Board:
-    """Who waits for which run of one connection, and what is known."""
-
-    sync_conn_id: str
-    handles: dict[str, RunHandle] = field(default_factory=dict)
-    seen: dict[str, Seen] = field(default_factory=dict)
-    _keys: itertools.count[int] = field(default_factory=itertools.count)
-    _looks: int = 0
-    _failures: int = 0
-    _retry_after: float = 0.0
-    _backend: RemoteBackend | None = None
-    _signed: bool = False
-    _heard: dict[str, Any] | None = None
-
-    def join(self, handle: RunHandle) -> str:
-        """Begin to follow a run and return the waiter's key."""
-        key = str(next(self._keys))
-        self.handles[key] = handle
-        return key
-
-    def leave(self, key: str) -> None:
-        """Forget a waiter."""
-        self.handles.pop(key, None)
-        self.seen.pop(key, None)
-
-    async def backend(self) -> RemoteBackend:
-        """Return the connection's backend; it is made anew after the vendor has refused the key."""
-        if self._backend is None:
-            connection = await aget_connection(self.sync_conn_id)
-            self._backend = remote_backend(connection, tries=1)
-            self._signed = bool(webhook_secret(connection))
-        return self._backend
-
-    async def poll(self) -> bool:
-        """Ask the vendor for every run and tell whether anything is new."""
-        handles = dict(self.handles)
-        self._looks += 1
-        self._retry_after = 0.0
-        failure: tuple[Outcome, str]
-        try:
-            backend = await self.backend()
-            if self._heard is None:
-                await self.heard()  # what was told before this look is no news, what is told from now on is
-            found = await backend.status_many(handles)
-        except SyncUnavailableError as error:
-            failure = (Outcome.UNAVAILABLE, str(error))
-            self._retry_after = error.retry_after
-        except AirflowRuntimeError as error:  # the connection could not be read
-            failure = (Outcome.UNAVAILABLE, f"Airflow did not give the connection: {error}"[:300])
-        except (SyncDeniedError, InvalidError) as error:
-            failure = (Outcome.DENIED, str(error))
-            await self.aclose()
-        else:
-            self._failures = 0
-            stats.incr("airflow_ext.sync.polls", tags={"sync_conn_id": self.sync_conn_id})
-            news = [self._keep(key, Seen(self._looks, status)) for key, status in found.items()]
-            return any(news)
-        self._failures += 1
-        for key in handles:
-            self._keep(key, Seen(self._looks, failure=failure))
-        return True
-
-    def _keep(self, key: str, seen: Seen) -> bool:
-        if key not in self.handles:  # its waiter left while we asked
-            return False
-        before = self.seen.get(key)
-        self.seen[key] = seen
-        return before is None or before.failure is not None or before.status != seen.status
-
-    async def heard(self) -> bool:
-        """Tell whether a webhook has told something new of a run that somebody waits for."""
-        if not self._signed:
-            return False
-        accessor = AssetStateStoreAccessor(name=state_asset(self.sync_conn_id))
-        try:
-            async with asyncio.timeout(STATE_SECONDS):
-                told = await accessor.aget(webhook_key(self.sync_conn_id))
-        except Exception:  # noqa: BLE001  whatever it is, the vendor is polled all the same
-            return False
-        told = told if isinstance(told, dict) else {}
-        before, self._heard = self._heard, told
-        if before is None:
-            return False
-        waited = {str(handle.get("sync")) for handle in self.handles.values()}
-        # Whoever has just begun to wait may have come after what was told.
-        unseen = {str(handle.get("sync")) for key, handle in self.handles.items() if key not in self.seen}
-        return any(sync in unseen or told[sync] != before.get(sync) for sync in waited & set(told))
-
-    def pause(self, poll_interval: float) -> float:
-        """Return the seconds until the next poll: longer while the vendor does not answer, or as it says."""
-        if not self._failures:
-            return poll_interval
-        grown: float = min(poll_interval * 2 ** min(self._failures - 1, 10), max(poll_interval, MAX_BACKOFF))
-        return max(grown, self._retry_after)
-
-    async def go_on(self, handle: RunHandle) -> None:
-        """Tell the vendor to go on with a rescheduled run."""
-        await (await self.backend()).go_on(handle)
-
-    async def aclose(self) -> None:
-        """Close the connections to the vendor."""
-        backend, self._backend = self._backend, None
-        if backend is not None:
-            await backend.aclose()
-
-
-_BOARDS: dict[Hashable, Board] = {}
-
-
 class _PollingTrigger(BaseEventTrigger):
     """What has a connection and a poll interval shares one poller with others of the same."""
 
@@ -216,7 +80,7 @@ class _PollingTrigger(BaseEventTrigger):
 
     def shared_stream_key(self) -> Hashable | None:
         """Share one stream with all that ask the same account equally often."""
-        return _key(self.sync_conn_id, self.poll_interval)
+        return key_of(self.sync_conn_id, self.poll_interval)
 
     @classmethod
     async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncGenerator[int, None]:
@@ -224,21 +88,20 @@ class _PollingTrigger(BaseEventTrigger):
 
         :param kwargs: Arguments of one of them; only what makes the key counts.
         """
-        key = _key(kwargs["sync_conn_id"], kwargs["poll_interval"])
-        board = _BOARDS.setdefault(key, Board(kwargs["sync_conn_id"]))
-        async for tick in _ticks(board, kwargs["poll_interval"]):
+        board = board_of(kwargs["sync_conn_id"], kwargs["poll_interval"])
+        async for tick in ticks(board, kwargs["poll_interval"]):
             yield tick
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[int]) -> AsyncIterator[TriggerEvent]:
         """Wait for what the stream tells about our run."""
-        board = _BOARDS.setdefault(_key(self.sync_conn_id, self.poll_interval), Board(self.sync_conn_id))
+        board = board_of(self.sync_conn_id, self.poll_interval)
         async for event in self._events(board, shared_stream):
             yield event
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait with a poller of our own, where streams are not shared."""
         board = Board(self.sync_conn_id)
-        stream = _ticks(board, self.poll_interval)
+        stream = ticks(board, self.poll_interval)
         try:
             async for event in self._events(board, stream):
                 yield event
@@ -353,8 +216,9 @@ class SyncTrigger(_PollingTrigger):
 class SyncEndTrigger(_PollingTrigger):
     """Watches a sync that runs on the vendor's own schedule, for an ``AssetWatcher``: one event per run that ends.
 
-    What was told last is kept in the state of the watched asset, so that nothing is told twice or lost between two
-    triggerers; of several runs that ended while none was up, the first is told. A failed run is told only if asked for.
+    What was told last is kept in the state of the watched asset, so that nothing is lost between two triggerers, and
+    told twice only by one that dies in that very moment; of several runs that ended while none was up, the first is
+    told. A failed run is told only if asked for.
 
     :param sync_conn_id: The connection.
     :param sync: The sync, by id or name.
@@ -399,9 +263,17 @@ class SyncEndTrigger(_PollingTrigger):
                 continue
             since = status.ended
             if status.status is SyncStatus.SUCCEEDED or self.failures:
+                status = await self._explained(board, handle, status)
                 payload = {"sync": handle["sync"], "name": handle.get("name"), "link": handle.get("link")}
                 yield TriggerEvent({**payload, **status.to_dict()})
             await self._tell(since)
+
+    async def _explained(self, board: Board, handle: RunHandle, status: RunStatus) -> RunStatus:
+        try:
+            return await (await board.backend()).explain(handle, status)
+        except (AirflowExtError, TimeoutError) as error:
+            self.log.warning("No more is known of the run: %s", error)
+            return status
 
     async def _told_last(self) -> str | None:
         told: Any = None
@@ -425,13 +297,9 @@ class SyncEndTrigger(_PollingTrigger):
 
 def _take(watch: Watch, seen: Seen, now: float) -> Step:
     if seen.failure is not None:
-        return watch.fail(*seen.failure, now)
+        return watch.fail(*seen.failure, now, retry_after=seen.retry_after)
     assert seen.status is not None  # noqa: S101  # it is one or the other
     return watch.see(seen.status, now)
-
-
-def _key(sync_conn_id: str, poll_interval: float) -> Hashable:
-    return ("airflow-ext.sync", sync_conn_id, float(poll_interval))
 
 
 def _iso(seconds: float) -> str:
@@ -440,23 +308,3 @@ def _iso(seconds: float) -> str:
 
 async def _next(stream: AsyncIterator[int]) -> int:
     return await anext(stream)
-
-
-async def _ticks(board: Board, poll_interval: float) -> AsyncGenerator[int, None]:
-    """Poll for ever; tell what is new only."""
-    due = 0.0
-    number = 0
-    try:
-        while True:
-            if board.handles:
-                now = time.monotonic()
-                if now >= due or await board.heard():
-                    news = await board.poll()
-                    due = now + board.pause(poll_interval)
-                    if news:
-                        number += 1
-                        yield number
-            step = min(WEBHOOK_SECONDS, poll_interval)
-            await asyncio.sleep(step if board.handles else min(step, 0.1))
-    finally:
-        await board.aclose()

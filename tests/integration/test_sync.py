@@ -221,7 +221,7 @@ def test_a_sync_on_the_vendors_own_schedule_starts_the_dag_that_watches_it(
     [run] = wait_until(lambda: client.runs("sync_watched"), timeout=60, what="the DAG starts")
     client.wait_for_run("sync_watched", run["dag_run_id"], state="success")
     [told] = client.xcom("sync_watched", run["dag_run_id"], "told")
-    assert (told["sync"], told["status"]) == ("crm", "succeeded")
+    assert (told["sync"], told["status"], told["run_id"]) == ("crm", "succeeded", crm.history[0].sync_id)
     assert datetime.fromisoformat(told["ended"]).timestamp() == pytest.approx(crm.succeeded, abs=1e-3)
     assert not starts(fivetran, "crm")
 

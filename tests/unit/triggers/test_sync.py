@@ -17,7 +17,7 @@ from airflow_ext.sync.model import SyncStatus
 from airflow_ext.sync.watch import Limits, Outcome
 from airflow_ext.testing.airbyte import JobScript, LocalAirbyte
 from airflow_ext.testing.fivetran import LocalFivetran, SyncScript
-from airflow_ext.triggers import sync as module
+from airflow_ext.triggers import _sync_board as module
 from airflow_ext.triggers.sync import SyncEndTrigger, SyncTrigger, parse_event
 from tests.unit.contracts.asset_state import AssetStateServer
 from tests.unit.sync.remote import airbyte_connection, fivetran_connection
@@ -30,8 +30,8 @@ IN_TIME = 15
 def state() -> Iterator[AssetStateServer]:
     with AssetStateServer().serving() as server:
         yield server
-    assert all(not board.handles for board in module._BOARDS.values())
-    module._BOARDS.clear()
+    assert all(not board.handles for board in module.BOARDS.values())
+    module.BOARDS.clear()
 
 
 @pytest.fixture
@@ -304,3 +304,4 @@ def test_a_watcher_tells_each_run_that_ends(fivetran: LocalFivetran, airbyte: Lo
         told = asyncio.run(watch(made, start))
         assert [each["status"] for each in told] == [SyncStatus.SUCCEEDED] * 2
         assert told[0]["ended"] < told[1]["ended"]
+        assert told[0]["run_id"] != told[1]["run_id"]
