@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from airflow_ext.exceptions import InvalidError, InvalidSyncError, SyncUnavailableError
-from airflow_ext.sync.airbyte_state import ACTIVE, judge, number_of, table_of
+from airflow_ext.sync.airbyte_login import AirbyteLogin, explain
+from airflow_ext.sync.airbyte_state import check_active, judge, number_of, running_of, table_of
 from airflow_ext.sync.backend import Keep, RunHandle, SyncRequest, WebhookEvent
-from airflow_ext.sync.http import VendorHttp, check_base_url
+from airflow_ext.sync.http import VendorHttp
 from airflow_ext.sync.model import (
     Capabilities,
     RunStatus,
@@ -25,15 +25,13 @@ from airflow_ext.sync.model import (
     TableResult,
 )
 from airflow_ext.sync.moments import moment
+from airflow_ext.sync.shapes import object_of, objects_of
 
 BASE_URL = "https://api.airbyte.com/v1"
 CLOUD = "https://cloud.airbyte.com"
 PAGE = 100
 MAX_PAGES = 20
 POLL_PAGES = 5
-EARLY_SECONDS = 30.0
-"""A token of Airbyte Cloud lives for three minutes; it is renewed this long before its end."""
-
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -71,70 +69,30 @@ class AirbyteBackend:
         tries: int = 4,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._id, self._secret, self._basic = client_id, client_secret, basic
-        self._clock = clock
-        self._token: tuple[str, float] | None = None
-        self._lock: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
-        origin, self._token_path = base_url, "/applications/token"
-        if "://" in token_url:
-            parts = urlsplit(check_base_url(token_url, where="token_url of the connection"))
-            origin, self._token_path = f"{parts.scheme}://{parts.netloc}", parts.path
-        self._link = CLOUD if base_url == BASE_URL else re.sub(r"/api(/public)?/v\d+$", "", base_url)
-        known = tuple(filter(None, (client_secret,)))
-        self._logins = VendorHttp(
-            origin, service="Airbyte", authorise=_nothing, explain=_explain, secrets=known, tries=tries
+        self._login = login = AirbyteLogin(
+            base_url,
+            client_id=client_id,
+            client_secret=client_secret,
+            basic=basic,
+            token_url=token_url,
+            tries=tries,
+            clock=clock,
         )
+        self._link = CLOUD if base_url == BASE_URL else re.sub(r"/api(/public)?/v\d+$", "", base_url)
         self.http = VendorHttp(
             base_url,
             service="Airbyte",
-            authorise=self._authorise,
-            explain=_explain,
-            secrets=known,
+            authorise=login.headers,
+            explain=explain,
+            secrets=login.secrets,
             tries=tries,
-            forget=self._forget if client_id and not basic else None,
+            forget=login.forget if login.renewable else None,
         )
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
         await self.http.aclose()
-        await self._logins.aclose()
-
-    # --------------------------------------------------------------------------------------------- login
-
-    async def _authorise(self) -> Mapping[str, str]:
-        if not self._id:
-            return {}
-        if self._basic:
-            token = base64.b64encode(f"{self._id}:{self._secret}".encode()).decode()
-            return {"Authorization": f"Basic {token}"}
-        async with self._login_lock():
-            if self._token is None or self._clock() >= self._token[1]:
-                self._token = await self._log_in()
-            return {"Authorization": f"Bearer {self._token[0]}"}
-
-    def _login_lock(self) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        if self._lock is None or self._lock[0] is not loop:
-            self._lock = (loop, asyncio.Lock())
-        return self._lock[1]
-
-    async def _log_in(self) -> tuple[str, float]:
-        body = {
-            "client_id": self._id,
-            "client_secret": self._secret,
-            "grant-type": "client_credentials",
-        }
-        asked = self._clock()
-        answer = await self._logins.call("POST", self._token_path, body=body, repeat=True)
-        token = answer.get("access_token") if isinstance(answer, Mapping) else None
-        if not isinstance(token, str) or not token:
-            raise SyncUnavailableError("Airbyte answered a login without a token", service="Airbyte")
-        lives = answer.get("expires_in")
-        seconds = float(lives) if isinstance(lives, int | float) and lives > 0 else 180.0
-        return token, asked + max(seconds - EARLY_SECONDS, seconds / 2)
-
-    def _forget(self) -> None:
-        self._token = None
+        await self._login.aclose()
 
     # ---------------------------------------------------------------------------------------- connections
 
@@ -182,8 +140,8 @@ class AirbyteBackend:
         for number in range(most):
             query = {**params, "limit": limit, "offset": number * limit}
             answer = _mapping(await self.http.call("GET", path, params=query))
-            items = answer.get("data") or []
-            found += [each for each in items if isinstance(each, Mapping)]
+            items = objects_of(answer.get("data"), service="Airbyte")
+            found += items
             if len(items) < limit or not answer.get("next"):
                 break
         return found
@@ -212,14 +170,7 @@ class AirbyteBackend:
             )
         connection = await self._find(request.sync)
         ref = self._ref(connection)
-        if str(connection.get("status") or "active") != "active":
-            reason = connection.get("statusReason")
-            raise InvalidSyncError(
-                f"the Airbyte connection {ref.name!r} ({ref.id}) is {connection.get('status')}"
-                f"{f': {reason}' if reason else ''}. Change it at {ref.link}",
-                code=str(connection.get("status")),
-                link=ref.link,
-            )
+        check_active(connection, ref)
         newest = await self._newest(ref.id)
         handle = {
             "backend": self.name,
@@ -230,34 +181,20 @@ class AirbyteBackend:
             "kind": "refresh" if request.resync else "sync",
             "after": number_of(newest),
         }
-        running = self._running(handle, newest, request)
+        running = running_of(handle, newest, request)
         if running is not None:
             return running
         if keep is not None:
             await keep(handle)
         return await self._request(handle, request)
 
-    def _running(
-        self, handle: Mapping[str, Any], job: Mapping[str, Any], request: SyncRequest
-    ) -> RunHandle | None:
-        if str(job.get("status")) not in ACTIVE:
-            return None
-        if request.on_running == "fail":
-            raise InvalidSyncError(
-                f"sync={request.sync!r} runs already (job {job.get('jobId')}) and on_running='fail'",
-                link=str(handle["link"]),
-                code="running",
-            )
-        found = {**handle, "job": number_of(job), "created": job.get("startTime")}
-        if request.on_running == "adopt" and job.get("jobType") == handle["kind"]:
-            return {**found, "adopted": True}
-        return {**found, "behind": True}
-
     async def _request(self, handle: Mapping[str, Any], request: SyncRequest) -> RunHandle:
         body = {"connectionId": handle["sync"], "jobType": handle["kind"]}
         for number in range(self.http.tries):
             try:
                 job = _mapping(await self.http.call("POST", "/jobs", body=body))
+                if not number_of(job):
+                    raise SyncUnavailableError("Airbyte answered a job without an id", service="Airbyte")
             except SyncUnavailableError:
                 # The answer is lost, the job perhaps not: nothing may be started twice.
                 mine = await self._since(handle)
@@ -268,7 +205,7 @@ class AirbyteBackend:
             except InvalidSyncError as error:
                 if error.status != 409:
                     raise
-                found = self._running(handle, await self._newest(str(handle["sync"])), request)
+                found = running_of(handle, await self._newest(str(handle["sync"])), request)
                 if found is not None:
                     return found
                 if number + 1 >= self.http.tries:
@@ -353,7 +290,7 @@ class AirbyteBackend:
 
     async def _job(self, handle: RunHandle) -> Mapping[str, Any]:
         try:
-            return _mapping(await self.http.call("GET", f"/jobs/{int(handle['job'])}"))
+            job = _mapping(await self.http.call("GET", f"/jobs/{int(handle['job'])}"))
         except InvalidSyncError as error:
             raise InvalidSyncError(
                 f"Airbyte no longer has job {handle['job']} of {handle['name']!r}; the connection may have been "
@@ -362,6 +299,9 @@ class AirbyteBackend:
                 code=error.code,
                 link=str(handle.get("link", "")),
             ) from error
+        if number_of(job) != int(handle["job"]):
+            raise SyncUnavailableError("Airbyte answered with another job, or none", service="Airbyte")
+        return job
 
     async def status_many(self, handles: Mapping[str, RunHandle]) -> dict[str, RunStatus]:
         """Return where many jobs stand: by lists of 100 jobs where that takes fewer requests."""
@@ -433,19 +373,16 @@ class AirbyteBackend:
         :param columns: With columns and keys, by one more request. Airbyte's API tells no types.
         """
         connection = await self._get(str(handle["sync"]))
-        streams = _mapping(connection.get("configurations") or {}).get("streams") or []
+        configurations = _mapping(connection.get("configurations") or {})
+        streams = objects_of(configurations.get("streams"), service="Airbyte")
         known = await self._fields(connection) if columns else {}
-        return tuple(
-            table_of(connection, stream, known.get(str(stream.get("name"))))
-            for stream in streams
-            if isinstance(stream, Mapping)
-        )
+        return tuple(table_of(connection, stream, known.get(str(stream.get("name")))) for stream in streams)
 
     async def _fields(self, connection: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         params = {"sourceId": connection.get("sourceId"), "destinationId": connection.get("destinationId")}
         answer = await self.http.call("GET", "/streams", params=params)
         items = answer.get("data") if isinstance(answer, Mapping) else answer
-        return {str(each.get("streamName")): each for each in items or [] if isinstance(each, Mapping)}
+        return {str(each.get("streamName")): each for each in objects_of(items, service="Airbyte")}
 
     async def cancel(self, handle: RunHandle, *, patience: float = 3) -> None:
         """Cancel the job; one that has ended is left alone."""
@@ -473,17 +410,5 @@ class AirbyteBackend:
         raise InvalidError("Airbyte does not sign its notifications; its jobs are polled")
 
 
-async def _nothing() -> Mapping[str, str]:
-    return {}
-
-
-def _explain(body: Any) -> tuple[str, str]:
-    if not isinstance(body, Mapping):
-        return "", ""
-    return str(body.get("title") or ""), str(body.get("detail") or body.get("message") or "")
-
-
 def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise SyncUnavailableError("Airbyte answered JSON that is no object", service="Airbyte")
-    return value
+    return object_of(value, service="Airbyte")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_ext.sync.model import RunStatus, SyncStatus, TableRef
+from airflow_ext.exceptions import InvalidSyncError
+from airflow_ext.sync.backend import SyncRequest
+from airflow_ext.sync.model import RunStatus, SyncRef, SyncStatus, TableRef
 from airflow_ext.sync.moments import moment
+from airflow_ext.sync.shapes import names_of
 
 ACTIVE = ("pending", "queued", "running", "incomplete")
 """A job in one of these goes on; ``incomplete`` is between two attempts."""
@@ -39,6 +42,45 @@ def judge(job: Mapping[str, Any]) -> RunStatus:
     )
 
 
+def check_active(connection: Mapping[str, Any], ref: SyncRef) -> None:
+    """Check that a connection can run.
+
+    :raises InvalidSyncError: With the reason, if it is not active.
+    """
+    status = str(connection.get("status") or "active")
+    if status == "active":
+        return
+    reason = connection.get("statusReason")
+    raise InvalidSyncError(
+        f"the Airbyte connection {ref.name!r} ({ref.id}) is {status}"
+        f"{f': {reason}' if reason else ''}. Change it at {ref.link}",
+        code=status,
+        link=ref.link,
+    )
+
+
+def running_of(
+    handle: Mapping[str, Any], job: Mapping[str, Any], request: SyncRequest
+) -> dict[str, Any] | None:
+    """Return the handle that a job which goes on means for a request, ``None`` if it has ended.
+
+    :param handle: The handle of the run that is asked for, without a job.
+    :raises InvalidSyncError: If it goes on and ``on_running="fail"``.
+    """
+    if str(job.get("status")) not in ACTIVE:
+        return None
+    if request.on_running == "fail":
+        raise InvalidSyncError(
+            f"sync={request.sync!r} runs already (job {job.get('jobId')}) and on_running='fail'",
+            link=str(handle["link"]),
+            code="running",
+        )
+    found = {**handle, "job": number_of(job), "created": job.get("startTime")}
+    if request.on_running == "adopt" and job.get("jobType") == handle["kind"]:
+        return {**found, "adopted": True}
+    return {**found, "behind": True}
+
+
 def table_of(
     connection: Mapping[str, Any], stream: Mapping[str, Any], known: Mapping[str, Any] | None
 ) -> TableRef:
@@ -56,14 +98,19 @@ def table_of(
     there = ".".join(filter(None, (str(space or ""), f"{connection.get('prefix') or ''}{name}")))
     if known is None:
         return TableRef(name=there, source=name)
-    fields = sorted({str(path[0]) for path in known.get("propertyFields") or [] if path})
-    keys = stream.get("primaryKey") or known.get("sourceDefinedPrimaryKey") or []
+    fields = sorted({path[0] for path in _paths(known.get("propertyFields"))})
+    keys = _paths(stream.get("primaryKey")) or _paths(known.get("sourceDefinedPrimaryKey"))
     return TableRef(
         name=there,
         source=name,
         columns=dict.fromkeys(fields, ""),
-        key=tuple(sorted(".".join(map(str, key)) for key in keys)),
+        key=tuple(sorted(".".join(key) for key in keys)),
     )
+
+
+def _paths(value: Any) -> list[list[str]]:
+    """Return the paths of fields, without those that are none."""
+    return [path for each in value if (path := names_of(each))] if isinstance(value, list) else []
 
 
 def number_of(job: Mapping[str, Any]) -> int:

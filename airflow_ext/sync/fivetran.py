@@ -15,6 +15,7 @@ from urllib.parse import quote
 from airflow_ext.exceptions import InvalidSyncError, SyncUnavailableError
 from airflow_ext.sync import fivetran_state as state
 from airflow_ext.sync.backend import Keep, RunHandle, SyncRequest, WebhookEvent
+from airflow_ext.sync.fivetran_tables import data_of, read_tables
 from airflow_ext.sync.http import VendorHttp
 from airflow_ext.sync.model import (
     Capabilities,
@@ -26,6 +27,7 @@ from airflow_ext.sync.model import (
     TableResult,
 )
 from airflow_ext.sync.moments import moment
+from airflow_ext.sync.shapes import objects_of
 
 BASE_URL = "https://api.fivetran.com"
 DASHBOARD = "https://fivetran.com/dashboard/connections"
@@ -36,9 +38,6 @@ CANCEL_STEP = 1.0
 
 PAUSE_TIMEOUT = 65.0
 """Pausing works for up to 60 s where a sync runs."""
-
-STEPS = 4
-"""Columns of so many tables are asked for at once."""
 
 
 class FivetranBackend:
@@ -85,7 +84,7 @@ class FivetranBackend:
 
     async def check(self) -> str:
         """Ask for the account's name, which every kind of key may do."""
-        data = _data(await self.http.call("GET", "/v1/account/info"))
+        data = data_of(await self.http.call("GET", "/v1/account/info"))
         return f"Fivetran account {data.get('account_name') or data.get('account_id') or '(no name)'}"
 
     async def describe(self, sync: str) -> SyncRef:
@@ -117,16 +116,18 @@ class FivetranBackend:
         )
 
     async def _get(self, sync: str) -> Mapping[str, Any]:
-        return _data(await self.http.call("GET", _path(sync)))
+        found = data_of(await self.http.call("GET", _path(sync)))
+        if not found.get("id") or not isinstance(found.get("status"), Mapping):
+            raise SyncUnavailableError("Fivetran answered a connection without a status", service="Fivetran")
+        return found
 
     async def _list(self, **params: str) -> AsyncIterator[Mapping[str, Any]]:
         cursor: str | None = None
         for _ in range(MAX_PAGES):
             query = {**params, "limit": PAGE, **({"cursor": cursor} if cursor else {})}
-            data = _data(await self.http.call("GET", "/v1/connections", params=query))
-            for each in data.get("items") or []:
-                if isinstance(each, Mapping):
-                    yield each
+            data = data_of(await self.http.call("GET", "/v1/connections", params=query))
+            for each in objects_of(data.get("items"), service="Fivetran"):
+                yield each
             cursor = data.get("next_cursor") or data.get("nextCursor")
             if not cursor:
                 return
@@ -277,8 +278,8 @@ class FivetranBackend:
         found: list[Any] = []
         try:
             for _ in range(5):
-                data = _data(await self.http.call("GET", f"{_path(sync)}/sync-history", params=params))
-                found += data.get("items") or []
+                data = data_of(await self.http.call("GET", f"{_path(sync)}/sync-history", params=params))
+                found += objects_of(data.get("items"), service="Fivetran")
                 cursor = data.get("next_cursor") or data.get("nextCursor")
                 if not cursor:
                     break
@@ -309,41 +310,7 @@ class FivetranBackend:
         :param columns: With columns and keys: a request per table, which reads the source. Fivetran's API tells
             no types.
         """
-        try:
-            data = _data(await self.http.call("GET", f"{_path(handle['sync'])}/schemas"))
-        except InvalidSyncError as error:
-            if error.status == 404 and error.code == "NotFound_SchemaConfig":
-                return ()  # nothing was ever loaded
-            raise
-        found = [
-            (
-                schema,
-                table,
-                TableRef(name=f"{_there(one, schema)}.{_there(each, table)}", source=f"{schema}.{table}"),
-            )
-            for schema, one in _enabled(data.get("schemas"))
-            for table, each in _enabled(one.get("tables"))
-        ]
-        if not columns:
-            return tuple(ref for _, _, ref in found)
-        gate = asyncio.Semaphore(STEPS)
-
-        async def read(schema: str, table: str, ref: TableRef) -> TableRef:
-            async with gate:
-                return await self._columns(handle["sync"], schema, table, ref)
-
-        return tuple(await asyncio.gather(*(read(*each) for each in found)))
-
-    async def _columns(self, sync: str, schema: str, table: str, ref: TableRef) -> TableRef:
-        path = f"{_path(sync)}/schemas/{quote(schema, safe='')}/tables/{quote(table, safe='')}/columns"
-        data = _data(await self.http.call("GET", path))
-        named = {_there(each, name): each for name, each in _enabled(data.get("columns"))}
-        return TableRef(
-            name=ref.name,
-            source=ref.source,
-            columns=dict.fromkeys(sorted(named), ""),
-            key=tuple(sorted(name for name, each in named.items() if each.get("is_primary_key") is True)),
-        )
+        return await read_tables(self.http, _path(handle["sync"]), columns=columns)
 
     async def cancel(self, handle: RunHandle, *, patience: float = 3) -> None:
         """Stop the run: Fivetran knows no other way than to pause the connection and let it go on.
@@ -385,17 +352,6 @@ class FivetranBackend:
 
 def _path(sync: str) -> str:
     return f"/v1/connections/{quote(str(sync), safe='')}"
-
-
-def _data(body: Any) -> Mapping[str, Any]:
-    data = body.get("data") if isinstance(body, Mapping) else None
-    if data is None and isinstance(body, Mapping):
-        return {}
-    if not isinstance(data, Mapping):
-        raise SyncUnavailableError(
-            "Fivetran answered JSON without the envelope it documents", service="Fivetran"
-        )
-    return data
 
 
 def _explain(body: Any) -> tuple[str, str]:
@@ -440,20 +396,6 @@ def _check_ready(connection: Mapping[str, Any], ref: SyncRef) -> None:
             code="broken",
             link=ref.link,
         )
-
-
-def _enabled(given: Any) -> list[tuple[str, Mapping[str, Any]]]:
-    if not isinstance(given, Mapping):
-        return []
-    return [
-        (str(name), each)
-        for name, each in given.items()
-        if isinstance(each, Mapping) and each.get("enabled") is not False
-    ]
-
-
-def _there(each: Mapping[str, Any], name: str) -> str:
-    return str(each.get("name_in_destination") or name)
 
 
 def _plain(scope: Mapping[str, Any] | None) -> dict[str, list[str]] | None:

@@ -42,12 +42,12 @@ def trouble(connection: Mapping[str, Any]) -> str:
         return ""
     tasks = [
         ": ".join(str(task[key]) for key in ("message", "details") if task.get(key))
-        for task in status.get("tasks") or []
+        for task in _list(status.get("tasks"))
         if isinstance(task, Mapping)
     ]
     tests = [
         f"{test.get('title')}: {test.get('message')}"
-        for test in connection.get("setup_tests") or []
+        for test in _list(connection.get("setup_tests"))
         if isinstance(test, Mapping) and str(test.get("status")) in ("FAILED", "JOB_FAILED")
     ]
     told = "; ".join([*tasks, *tests])
@@ -160,6 +160,10 @@ def _moved(connection: Mapping[str, Any], handle: RunHandle, name: str) -> datet
     """Return a timestamp if it is later than before the run."""
     now, before = moment(connection.get(name)), moment(handle.get(name))
     return now if now is not None and (before is None or now > before) else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from airflow_ext.sync.hightouch_state import judge, number_of, table_of, table_r
 from airflow_ext.sync.http import VendorHttp
 from airflow_ext.sync.model import Capabilities, RunStatus, SyncRef, SyncResult, SyncStatus, TableRef
 from airflow_ext.sync.moments import moment
+from airflow_ext.sync.shapes import object_of, objects_of
 
 BASE_URL = "https://api.hightouch.com/api/v1"
 DASHBOARD = "https://app.hightouch.com"
@@ -96,7 +97,7 @@ class HightouchBackend:
         for number in range(MAX_PAGES):
             query = {**params, "limit": PAGE, "offset": number * PAGE}
             answer = _mapping(await self.http.call("GET", path, params=query))
-            found += [each for each in answer.get("data") or [] if isinstance(each, Mapping)]
+            found += objects_of(answer.get("data"), service="Hightouch")
             if answer.get("hasMore") is not True:
                 break
         return found
@@ -320,6 +321,4 @@ def _explain(body: Any) -> tuple[str, str]:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise SyncUnavailableError("Hightouch answered JSON that is no object", service="Hightouch")
-    return value
+    return object_of(value, service="Hightouch")

@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow_ext.sync.model import RunStatus, SyncStatus, TableRef, TableResult
 from airflow_ext.sync.moments import moment
+from airflow_ext.sync.shapes import names_of
 
 STATUSES = {
     "pending": SyncStatus.PENDING,
@@ -77,7 +78,7 @@ def table_of(sync: Mapping[str, Any], name: str) -> TableRef:
     return TableRef(
         name=name,
         source=f"model {sync.get('modelId')}",
-        columns=dict.fromkeys(sorted(map(str, columns)), "") if isinstance(columns, list) else None,
+        columns=dict.fromkeys(sorted(names_of(columns)), "") if isinstance(columns, list) else None,
         key=(str(key),) if key else None,
     )
 
