@@ -155,7 +155,12 @@ def _entry_points() -> importlib.metadata.EntryPoints:
 def _registered(kind: str) -> Factory | None:
     for point in _entry_points():
         if point.name.replace("_", "-") == kind:
-            return cast("Factory", point.load())
+            try:
+                return cast("Factory", point.load())
+            except Exception as error:  # it is another package's code
+                raise InvalidError(
+                    f"connection type {kind!r}: the backend {point.value!r} cannot be loaded: {error!r}"
+                ) from error
     return None
 
 

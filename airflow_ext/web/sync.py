@@ -74,11 +74,19 @@ class Signers:
             return signer
 
     def _read(self, conn_id: str) -> Signer | None:
+        # Secrets backends are slow and anybody may send requests: only what some DAG waits for is looked up.
+        with create_session() as session:
+            if session.scalar(_asset(conn_id)) is None:
+                log.info("A webhook came for the connection %s, which no DAG waits for", conn_id)
+                return None
         try:
             connection: Any = Connection.get_connection_from_secrets(conn_id)
             secret = webhook_secret(connection)
             return (remote_backend(connection), secret) if secret else None
         except (AirflowException, InvalidError):
+            return None
+        except Exception:
+            log.exception("The backend of the connection %s cannot be made", conn_id)
             return None
 
 
@@ -125,11 +133,14 @@ def _take(conn_id: str, headers: Mapping[str, str], body: bytes) -> tuple[int, s
 def _note(conn_id: str, event: WebhookEvent) -> tuple[int, str]:
     with create_session() as session:
         # Two servers may hear of two syncs at once; the row of the asset lets one after the other write.
-        asset = select(AssetModel).where(AssetModel.name == state_asset(conn_id), AssetModel.active.has())
-        row = session.scalar(asset.with_for_update())
+        row = session.scalar(_asset(conn_id).with_for_update())
         if row is None:
             return 404, "no DAG waits for syncs of this connection"
         return _write(session, int(row.id), webhook_key(conn_id), event)
+
+
+def _asset(conn_id: str) -> Any:
+    return select(AssetModel).where(AssetModel.name == state_asset(conn_id), AssetModel.active.has())
 
 
 def _write(session: Any, asset_id: int, key: str, event: WebhookEvent) -> tuple[int, str]:

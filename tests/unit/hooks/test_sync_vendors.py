@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
+import sys
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG, AssetAlias
+from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.hooks.sync_vendors import AirbyteHook, FivetranHook, get_remote_backend
@@ -36,6 +40,9 @@ class Acme:
     async def poll(self, handle, *, wait=0):
         Acme.looks += 1
         return RunStatus(status=SyncStatus.RUNNING if Acme.looks < 2 else SyncStatus.SUCCEEDED, run_id="7")
+
+    async def status_many(self, handles):
+        return {key: await self.poll(handle) for key, handle in handles.items()}
 
     async def resume(self, handle):
         return handle
@@ -66,26 +73,50 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "acme_airflow-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-airflow\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[airflow_ext.sync_backends]\nacme-sync = acme_sync:backend\n")
+    (info / "entry_points.txt").write_text(
+        "[airflow_ext.sync_backends]\nacme-sync = acme_sync:backend\nbroken-sync = nowhere:backend\n"
+    )
     (tmp_path / "acme_sync.py").write_text(ACME)
     monkeypatch.syspath_prepend(tmp_path)
 
 
 @pytest.mark.usefixtures("acme")
-def test_another_package_brings_a_vendor(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("deferrable", [False, True], ids=["on a worker", "in the triggerer"])
+def test_another_package_brings_a_vendor(monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
     connect(monkeypatch, conn_type="acme-sync")
+    monkeypatch.delitem(sys.modules, "acme_sync", raising=False)
     with DAG("ingest", schedule=None):
         task = SyncOperator(
             task_id="load",
             sync_conn_id="there",
             sync="leads",
-            deferrable=False,
+            deferrable=deferrable,
             waiting=SyncWait(poll_interval=0.05),
         )
-    result = task.execute(run := context(TaskState()))
+    run = context(TaskState())
+    if deferrable:
+        with pytest.raises(TaskDeferred) as deferred:
+            task.execute(run)
+        trigger: Any = deferred.value.trigger
+        trigger.resume_after = 0.0
+
+        async def event() -> Any:
+            async with asyncio.timeout(20), aclosing(trigger.run()) as events:
+                return (await anext(events)).payload
+
+        result = task.execute_complete(run, asyncio.run(event()), **(deferred.value.kwargs or {}))
+    else:
+        result = task.execute(run)
     assert (result["backend"], result["run_id"], result["tables"]["crm.leads"]["rows"]) == ("acme", "7", 3)
     events = run["outlet_events"][AssetAlias("sync/ingest/load")].asset_alias_events
     assert [event.dest_asset_key.name for event in events] == ["sync/there/leads/crm.leads"]
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_package_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(monkeypatch, conn_type="broken-sync")
+    with pytest.raises(InvalidError, match=r"'broken-sync': the backend 'nowhere:backend' cannot be loaded"):
+        get_remote_backend("there")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from airflow.models.asset import AssetModel
 from airflow.models.asset_state_store import AssetStateStoreModel
+from airflow.models.connection import Connection
 from airflow.sdk import DAG
 from airflow.utils.session import create_session
 from sqlalchemy import delete, select
@@ -127,7 +128,7 @@ def test_other_events_are_taken_and_not_noted(site: Site) -> None:
     assert state() == {}
 
 
-def test_a_connection_no_dag_names_has_no_state(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_no_dag_names_is_not_even_looked_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {
         "conn_type": "fivetran",
         "login": "key",
@@ -135,4 +136,15 @@ def test_a_connection_no_dag_names_has_no_state(site: Site, monkeypatch: pytest.
         "extra": {"webhook_secret": SECRET},
     }
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(fields))
-    assert send(site, payload(), conn_id="other") == (404, "no DAG waits for syncs of this connection")
+    looked_up: list[str] = []
+    find = Connection.get_connection_from_secrets
+
+    def look_up(conn_id: str) -> Connection:
+        looked_up.append(conn_id)
+        return find(conn_id)
+
+    monkeypatch.setattr(Connection, "get_connection_from_secrets", look_up)
+    assert send(site, payload(), conn_id="other") == (401, "refused")
+    assert looked_up == []
+    assert send(site, payload())[0] == 200
+    assert looked_up == ["ft"]
