@@ -50,7 +50,7 @@ check: env
 	$(BIN)/python -m pytest tests/packaging
 
 bench: env
-	@for bench in $(or $(NAME),dbt contracts sla vault); do $(BIN)/python -m benchmarks.$$bench $(ARGS) || exit 1; done
+	@for bench in $(or $(NAME),dbt contracts sla sync vault); do $(BIN)/python -m benchmarks.$$bench $(ARGS) || exit 1; done
 
 docs: env
 	$(BIN)/mkdocs serve

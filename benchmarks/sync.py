@@ -6,20 +6,22 @@ that lets many tasks wait on one event loop, as a triggerer does.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from airflow_ext.testing.fivetran import LocalFivetran, SyncScript
-from benchmarks._sync_faults import faults
+from benchmarks._sync_faults import faults as outcomes
 from benchmarks._sync_kill import POINTS, kill_at
 from benchmarks.peers import peer_python
-from benchmarks.report import Report, quick_asked
+from benchmarks.report import Report
 from benchmarks.sync_engine import engine_part
 
 INTERVAL = 5.0
@@ -71,8 +73,18 @@ def waiting(
 
 def main() -> int:
     """Run the benchmark."""
-    quick = quick_asked(__doc__ or "")
-    report = Report("sync", quick=quick)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="only ours, on a small case")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be given again")
+    args = parser.parse_args()
+    report = Report("sync", quick=args.quick, part=True)
+    for part in args.part or PARTS:
+        PARTS[part](report, args.quick)
+    return report.finish()
+
+
+def waits(report: Report, quick: bool) -> None:
+    """Measure requests, lag and memory of many that wait; wants a quiet machine."""
     peers: dict[str, Any] = {}
     if quick:
         report.skip("the same of the Fivetran provider")
@@ -95,40 +107,74 @@ def main() -> int:
     report.say("ours: 200 syncs wait, the server answers in 2 s")
     slow = waiting("ours", sys.executable, count=WAITING, seconds=seconds, slow=2.0)
     report.bar(
-        "lag of the loop with a server that answers in 2 s, p99", slow["lag_p99_ms"], "<=", 20, unit="ms"
+        "lag of the loop with a server that answers in 2 s, p99",
+        slow["lag_p99_ms"],
+        "<=",
+        20,
+        unit="ms",
+        peers=slow,
     )
     report.say("ours: 2,000 syncs wait")
     many = waiting("ours", sys.executable, count=MANY, seconds=seconds)
     report.bar(
         "memory of 2,000 waiting syncs, the whole process", many["rss_mb"], "<=", 250, unit="MB", peers=many
     )
+
+
+def faults(report: Report, quick: bool) -> None:
+    """Tell how waits with faults end."""
     each = 5 if quick else FAULTS_EACH
     report.say(f"ours: {each} waits for each kind of fault")
-    table = faults(each)
+    table = outcomes(each)
     for kind, row in table.items():
         report.say(f"     {kind}: {row['outcomes']}, at most {row['longest_s']} s")
     wrong = sum(each - row["outcomes"].get(row["expected"], 0) for row in table.values())
     report.bar(
         "waits with a fault that did not end as they should", wrong, "==", 0, unit="waits", peers=table
     )
-    points = [0, 5] if quick else list(range(POINTS))
-    report.say(f"ours: kill -9 of a worker at {len(points)} points of a sync, both vendors")
+
+
+def worker_kills(report: Report, quick: bool) -> None:
+    """Kill workers."""
+    kills(report, "worker", [5] if quick else list(range(POINTS)))
+
+
+def triggerer_kills(report: Report, quick: bool) -> None:
+    """Kill triggerers."""
+    kills(report, "triggerer", [5] if quick else list(range(POINTS)))
+
+
+def kills(report: Report, role: str, points: list[int]) -> None:
+    """Kill processes at points of a sync."""
+    report.say(f"ours: kill -9 of a {role} at {len(points)} points of a sync, both vendors")
     cases = [(vendor, point) for vendor in ("fivetran", "airbyte") for point in points]
-    with ThreadPoolExecutor(4) as pool:  # they wait most of the time
-        results = list(pool.map(lambda case: kill_at(*case), cases))
-    kills = {f"{vendor} {point}": told for (vendor, point), told in zip(cases, results, strict=True)}
+    with ThreadPoolExecutor(3) as pool:  # they wait most of the time
+        results = list(pool.map(lambda case: kill_at(role, *case), cases))
+    told = {f"{vendor} {point}": each for (vendor, point), each in zip(cases, results, strict=True)}
     good = {"ended": True, "runs": 1, "forgotten": True}
+    wrong = {name: each for name, each in told.items() if each != good}
     report.bar(
-        "kills of a worker after which there is not one run that the next try ended with",
-        sum(told != good for told in kills.values()),
+        f"of {len(cases)} kills of a {role}, those after which there is not one run that the task ended with",
+        len(wrong),
         "==",
         0,
         unit="kills",
-        peers={name: told for name, told in kills.items() if told != good},
+        peers=wrong,
     )
-    report.skip("kill -9 of the triggerer")
+
+
+def embedded(report: Report, quick: bool) -> None:
+    """Measure the embedded engine."""
     engine_part(report, quick=quick)
-    return report.finish()
+
+
+PARTS: dict[str, Callable[[Report, bool], None]] = {
+    "waiting": waits,
+    "faults": faults,
+    "worker-kills": worker_kills,
+    "triggerer-kills": triggerer_kills,
+    "embedded": embedded,
+}
 
 
 if __name__ == "__main__":
