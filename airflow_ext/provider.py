@@ -202,7 +202,10 @@ def get_provider_info() -> dict[str, Any]:
             _AIRBYTE_CONNECTION,
             _HIGHTOUCH_CONNECTION,
         ],
-        "secrets-backends": ["airflow_ext.secrets.vault.VaultBackend"],
+        "secrets-backends": [
+            "airflow_ext.secrets.vault.VaultBackend",
+            "airflow_ext.secrets.cached.CachedBackend",
+        ],
         "cli": ["airflow_ext.cli.airflow_commands.get_commands"],
         "db-managers": ["airflow_ext.sla.ledger.manager.LedgerManager"],
         "config": {

@@ -1,42 +1,40 @@
-"""One login per process tree: whoever supervises tasks logs in before it forks them."""
+"""What whoever supervises tasks does once for all of them, before it forks them: log in, make a shared cache."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from airflow_ext.exceptions import AirflowExtError
-from airflow_ext.vault.client import shared_client
-from airflow_ext.vault.settings import VaultSettings
 
 log = logging.getLogger(__name__)
 
 _SUPERVISOR = "airflow.sdk.execution_time.supervisor"
 
-_wanted: dict[VaultSettings, Callable[[], float]] = {}
+_wanted: dict[Hashable, Callable[[], None]] = {}
 
 
-def log_in_before_forks(settings: VaultSettings, clock: Callable[[], float]) -> None:
-    """Let children of a task supervisor start with a token.
+def before_tasks(name: Hashable, prepare: Callable[[], None]) -> None:
+    """Let children of a task supervisor start with what ``prepare`` makes, such as a token.
 
     The supervisor makes the backend shortly before it forks a task, and the child inherits its memory. Where it
-    does not fork (fork and exec, a fresh pod), each task logs in for itself.
+    does not fork (fork and exec, a fresh pod), each task prepares for itself.
+
+    :param name: Of the same settings only one is kept.
     """
-    _wanted[settings] = clock
+    _wanted[name] = prepare
 
 
 def _before_fork() -> None:
     if not _wanted or not _forks_a_task():
         return
-    for settings, clock in list(_wanted.items()):
-        client = shared_client(settings, clock=clock)
+    for prepare in list(_wanted.values()):
         try:
-            client.token()
-            client.auth.renew()
+            prepare()
         except AirflowExtError as error:
-            log.debug("no login before the fork: %s", error)  # the task finds out for itself, and tells
+            log.debug("not prepared before the fork: %s", error)  # the task finds out for itself, and tells
 
 
 def _forks_a_task() -> bool:

@@ -16,16 +16,17 @@ from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
 from airflow_ext.exceptions import AirflowExtError, InvalidError
 from airflow_ext.secrets import _vault_arguments as given
 from airflow_ext.secrets._vault_arguments import Paths, Patterns, Route
-from airflow_ext.secrets._vault_forking import log_in_before_forks
+from airflow_ext.secrets._vault_forking import before_tasks
 from airflow_ext.secrets._vault_leases import BOOK, LeaseSettings, current_owner, process_role
 from airflow_ext.secrets._vault_masking import amask, mask
 from airflow_ext.vault.audit import Access, AuditLog
 from airflow_ext.vault.bundles import Bundles
 from airflow_ext.vault.check import VaultCheck, check
-from airflow_ext.vault.client import Reading, VaultClient, shared_client
+from airflow_ext.vault.client import VaultClient, shared_client
 from airflow_ext.vault.documents import connection_value, lease_of, plain_value, secret_texts, with_lease
 from airflow_ext.vault.lease_model import Leased, LeaseSpec
 from airflow_ext.vault.leases import TOKEN_TTL, LeaseSession
+from airflow_ext.vault.reading import Reading
 from airflow_ext.vault.settings import BreakerPolicy, CachePolicy, Timeouts, VaultSettings
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class VaultBackend(BaseSecretsBackend):
     :param soft_ttl: Seconds a secret is served without asking again.
     :param hard_ttl: Seconds after the read until which it is served when Vault does not answer.
     :param missing_ttl: Seconds that "not there" and "denied" are remembered.
+    :param shared_cache: The tasks of a worker tell each other what they read, in encrypted files in memory.
     :param breaker_failures: Failed calls in a row after which Vault is left alone.
     :param breaker_seconds: For how long.
     :param on_error: ``raise`` fails the lookup when Vault cannot say; ``fall_through`` logs the reason and
@@ -125,6 +127,7 @@ class VaultBackend(BaseSecretsBackend):
         soft_ttl: float | str = 60.0,
         hard_ttl: float | str = 3600.0,
         missing_ttl: float | str = 30.0,
+        shared_cache: bool | str = False,
         breaker_failures: int | str = 3,
         breaker_seconds: float | str = 10.0,
         on_error: Literal["raise", "fall_through"] = "raise",
@@ -160,7 +163,7 @@ class VaultBackend(BaseSecretsBackend):
         self._bundles = Bundles()
         self._clock = clock
         self._prefetched = not self.prefetch
-        self._settings = VaultSettings(
+        self._settings = settings = VaultSettings(
             url=url,
             auth_type=auth_type,
             auth_mount_point=auth_mount_point,
@@ -176,6 +179,7 @@ class VaultBackend(BaseSecretsBackend):
                 soft_ttl=given.number("soft_ttl", soft_ttl),
                 hard_ttl=given.number("hard_ttl", hard_ttl),
                 missing_ttl=given.number("missing_ttl", missing_ttl),
+                shared=given.switch("shared_cache", shared_cache),
             ),
             breaker=BreakerPolicy(
                 failures=int(given.number("breaker_failures", breaker_failures)),
@@ -183,7 +187,7 @@ class VaultBackend(BaseSecretsBackend):
             ),
             **given.for_hvac(kwargs, VaultBackend.__init__),
         )
-        log_in_before_forks(self._settings, clock)
+        before_tasks(self._settings, lambda: _ready(shared_client(settings, clock=clock)))
 
     @property
     def client(self) -> VaultClient:
@@ -434,3 +438,9 @@ class VaultBackend(BaseSecretsBackend):
             # The one exception Airflow lets through; all others would end in "isn't defined".
             raise AirflowSecretsBackendAccessDenied(str(error)) from error
         log.warning("%s; asking the next secrets backend", error)
+
+
+def _ready(client: VaultClient) -> None:
+    client.reader.share()
+    client.token()
+    client.auth.renew()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from airflow_ext.vault.cache import Document
 from airflow_ext.vault.check import VaultCheck
-from airflow_ext.vault.client import Reading, VaultClient
+from airflow_ext.vault.client import VaultClient
+from airflow_ext.vault.reading import Reading
 from airflow_ext.vault.settings import BreakerPolicy, CachePolicy, Timeouts, VaultSettings
 
 __all__ = [

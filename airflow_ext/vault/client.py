@@ -10,12 +10,13 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from airflow_ext.exceptions import InvalidError, VaultDeniedError, VaultUnavailableError
 from airflow_ext.vault.auth import Authenticator
-from airflow_ext.vault.cache import Cache, Document, Entry, Key
+from airflow_ext.vault.cache import Document, Key
+from airflow_ext.vault.reading import Reader, Reading
 from airflow_ext.vault.settings import VaultSettings
 from airflow_ext.vault.transport import Reply, Transport
 
@@ -28,20 +29,6 @@ MOUNT_KNOWN_FOR = 300.0
 """Seconds the kind of a mount is remembered."""
 
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a read gave.
-
-    :param document: The secret, ``None`` when there is none at that path.
-    :param source: ``vault`` for a call made now, ``cache``, or ``stale`` when Vault does not answer.
-    :param age: Seconds since Vault gave it.
-    """
-
-    document: Document | None
-    source: Literal["vault", "cache", "stale"]
-    age: float
 
 
 class VaultClient:
@@ -61,19 +48,34 @@ class VaultClient:
         self.settings = settings
         self.transport = Transport(settings, clock=clock, sleep=sleep)
         self._clock = clock
-        self._cache = Cache(settings.cache, clock)
+        self.reader = Reader(
+            lambda key: self._fetch(*key),
+            settings.cache,
+            shown=lambda key: self.api_path(*key),
+            patience=settings.breaker.seconds,
+            clock=clock,
+        )
+        self._static = Reader(
+            lambda key: self._fetch_static(key[1]),
+            replace(settings.cache, shared=False),
+            shown=lambda key: key[1],
+            patience=settings.breaker.seconds,
+            clock=clock,
+        )
         self.auth = Authenticator(settings, self.transport, clock)
         self._mounts: dict[str, tuple[float, Reply]] = {}
         _clients.add(self)
 
     def close(self) -> None:
-        """Close all connections; the client can be used again."""
+        """Close all connections and remove what tasks share; the client can be used again."""
         self.transport.close()
+        self.reader.close()
 
     def after_fork(self) -> None:
         """Make the copy in a forked child safe: the token and the cache stay, connections and locks do not."""
         self.transport.after_fork()
-        self._cache.restore_locks()
+        self.reader.after_fork()
+        self._static.after_fork()
         self.auth.restore_lock()
 
     # ------------------------------------------------------------------------------------------ reading
@@ -87,18 +89,7 @@ class VaultClient:
         :raises VaultDeniedError: If the login or the path is refused.
         :raises InvalidError: If there is no key-value engine of the configured version at the mount.
         """
-        key = (mount.strip("/"), path.strip("/"))
-        entry = self._cache.get(key)
-        if entry is not None and self._cache.is_fresh(entry):
-            return self._served(entry)
-        lock = self._cache.reading(key)
-        if entry is not None and entry.error is None and lock.locked():
-            return self._served(entry)  # another thread is asking; what we have is good enough meanwhile
-        with lock:
-            entry = self._cache.get(key)
-            if entry is not None and self._cache.is_fresh(entry):
-                return self._served(entry)
-            return self._read_now(key, entry)
+        return self.reader.read((mount.strip("/"), path.strip("/")))
 
     def read_many(self, keys: Sequence[Key]) -> None:
         """Read several secrets at once, for the lookups to come; what goes wrong is told by those.
@@ -124,49 +115,15 @@ class VaultClient:
         :raises VaultUnavailableError: If Vault does not answer and nothing usable is known.
         :raises VaultDeniedError: If the login or the path is refused, or the role is not known.
         """
-        key = ("static", path.strip("/"))
-        with self._cache.reading(key):
-            entry = self._cache.get(key)
-            if entry is not None and self._cache.is_fresh(entry):
-                return self._served(entry)
-            reply = self.call("GET", path)
-            if reply.status != 200:
-                text = f"Vault at {self.settings.shown_address} gave no credentials of {path} (status {reply.status})"
-                raise VaultDeniedError(text, status=reply.status, path=path)
-            document = Document(path, reply.data)
-            left = reply.data.get("ttl")
-            self._cache.put(
-                key, document=document, at_most=float(left) if isinstance(left, int | float) else None
-            )
-            return Reading(document, "vault", 0.0)
+        return self._static.read(("static", path.strip("/")))
 
-    def _read_now(self, key: Key, entry: Entry | None) -> Reading:
-        try:
-            document = self._fetch(*key)
-        except VaultUnavailableError as error:
-            if entry is None or entry.error is not None:
-                text = (
-                    f"{error}; {self.api_path(*key)} is not known from before: try again once Vault is well"
-                )
-                raise VaultUnavailableError(text, service=error.service) from error
-            if not entry.stale:
-                age = self._cache.age(entry)
-                log.warning("%s; serving %s as read %d s ago", error, "/".join(key), age)
-            self._cache.postpone(key, entry, self.settings.breaker.seconds)
-            return Reading(entry.document, "stale", self._cache.age(entry))
-        except (VaultDeniedError, InvalidError) as error:
-            self._cache.put(key, error=error)
-            raise
-        self._cache.put(key, document=document)
-        return Reading(document, "vault", 0.0)
-
-    def _served(self, entry: Entry) -> Reading:
-        error = entry.error
-        if isinstance(error, VaultDeniedError):
-            raise VaultDeniedError(str(error), status=error.status, path=error.path)
-        if error is not None:
-            raise type(error)(str(error))
-        return Reading(entry.document, "stale" if entry.stale else "cache", self._cache.age(entry))
+    def _fetch_static(self, path: str) -> Document:
+        reply = self.call("GET", path)
+        if reply.status != 200:
+            text = f"Vault at {self.settings.shown_address} gave no credentials of {path} (status {reply.status})"
+            raise VaultDeniedError(text, status=reply.status, path=path)
+        left = reply.data.get("ttl")
+        return Document(path, reply.data, lifetime=float(left) if isinstance(left, int | float) else 0.0)
 
     def api_path(self, mount: str, path: str) -> str:
         """Return the path that policies speak about."""

@@ -40,11 +40,13 @@ class CachePolicy:
     :param soft_ttl: Seconds a secret is served without asking Vault again.
     :param hard_ttl: Seconds after the read until which it is still served when Vault does not answer.
     :param missing_ttl: Seconds that "not there", "denied" and a refused login are remembered.
+    :param shared: The tasks of a worker tell each other what they read; see :mod:`airflow_ext.vault.shared`.
     """
 
     soft_ttl: float = 60.0
     hard_ttl: float = 3600.0
     missing_ttl: float = 30.0
+    shared: bool = False
 
     def __post_init__(self) -> None:
         for name in ("soft_ttl", "hard_ttl", "missing_ttl"):
