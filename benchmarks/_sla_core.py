@@ -12,7 +12,7 @@ def main() -> None:
     from airflow._shared.timezones import timezone
     from airflow.models.callback import TriggererCallback
     from airflow.models.deadline import Deadline
-    from airflow.sdk import AsyncCallback
+    from airflow.sdk.definitions.callback import AsyncCallback
     from airflow.settings import get_engine
     from airflow.utils.session import create_session
     from airflow.utils.sqlalchemy import with_row_locks

@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from airflow.triggers.base import TriggerEvent
@@ -54,7 +55,7 @@ def test_waiters_outlive_a_database_that_goes_and_comes_back(
 
     async def scenario() -> tuple[TriggerEvent, TriggerEvent]:
         triggerer = Triggerer()
-        shared = {"store_conn_id": CONN, "on_breach": "wait", "push_xcom": False}
+        shared: dict[str, Any] = {"store_conn_id": CONN, "on_breach": "wait", "push_xcom": False}
         patient = [triggerer.start(trigger(end_task=True, **shared)) for _ in range(5)]
         hasty = triggerer.start(trigger("2013-01-06", outage_seconds=10 * POLL, **shared))
         await settle(5)
@@ -100,7 +101,7 @@ def test_ten_minutes_are_tolerated_and_no_more(conn_id: str | None, server: Asse
 def test_waiters_look_again_within_a_minute_of_recovery() -> None:
     board = Board(failing={ASSET: (time.monotonic() - 590, "refused")})
     board.join(((ASSET, DAY),))
-    assert board.backoff(30.0, 0.0) == 60.0
+    assert board.backoff(30.0) == 60.0
 
 
 def test_a_server_that_takes_connections_and_never_answers_holds_nobody_up(server: AssetStateServer) -> None:
