@@ -38,6 +38,7 @@ EARLIER, DAY = "2013-01-04", "2013-01-05"
 """Each contract has published a partition before the one that is waited for."""
 RULE = PartitionRule()
 PATIENCE = 240.0
+SETTLE_SECONDS = 4.0
 HEALTH_SECONDS = 15
 """After which a triggerer that gives no sign of life is dead to others."""
 TRIGGERER = {
@@ -173,9 +174,16 @@ class Stage:
             f"AND latest_heartbeat > now() - interval '{HEALTH_SECONDS} s'"
         )
         left = f"SELECT count(*) FROM trigger WHERE triggerer_id IS NULL OR triggerer_id NOT IN ({alive})"
-        wait_until(lambda: self.sql(left)[0][0] == 0, timeout=PATIENCE, what="all triggers run")
+        wait_until(lambda: self.sql(left)[0][0] == 0, timeout=PATIENCE, what="all triggers claimed")
+        wait_until(self._settled, timeout=PATIENCE, what="all triggers run")
         count = self.sql("SELECT count(*) FROM trigger")[0][0]
         self.report.say(f"waiting: {count:,} triggers run after {time.monotonic() - started:.0f} s")
+
+    def _settled(self) -> bool:
+        """Whether the triggerer's memory no longer grows: a trigger that was claimed is made some time later."""
+        before = self.memory()
+        time.sleep(SETTLE_SECONDS)
+        return self.memory() - before < 1
 
     def wait_for_ends(self, waiters: int) -> int:
         """Wait until so many have ended with success and return how many are missing then."""
