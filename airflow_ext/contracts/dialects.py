@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
 
@@ -139,6 +139,12 @@ MYSQL = Dialect(
     naive="DATETIME",
     key_text="CHAR(300)",
 )
+MARIADB = replace(
+    MYSQL,
+    matches="CAST({column} AS CHAR) REGEXP CONCAT('(?-i)', {pattern})",
+    limits=("SET SESSION max_statement_time = {seconds}",),
+)
+"""Reached through a connection of type ``mysql``; the server says that it is one."""
 SNOWFLAKE = Dialect(
     "snowflake",
     "VARCHAR",

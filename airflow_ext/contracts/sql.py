@@ -6,11 +6,11 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from airflow_ext.contracts.dialects import DIALECTS, dialect_of
+from airflow_ext.contracts.dialects import DIALECTS, MARIADB, dialect_of
 from airflow_ext.contracts.driver_errors import QueryError, TimeLimitError, translate
 from airflow_ext.contracts.settings import DEFAULT_TIME_LIMIT
 from airflow_ext.contracts.sql_text import Bound, Sql
@@ -38,6 +38,7 @@ class Database:
         self.time_limit = time_limit
         self._connection = connection
         self._cursor: Any = None
+        self._limit = time_limit
         self._ended = threading.Event()
         if self.dialect == "postgres" and getattr(connection, "autocommit", False):
             connection.autocommit = (
@@ -45,6 +46,13 @@ class Database:
             )
         if self.dialect == "sqlite":
             connection.create_function("regexp", 2, _regexp, deterministic=True)
+        if self.dialect == "mysql" and self._is_mariadb():
+            self.sql = MARIADB
+
+    def _is_mariadb(self) -> bool:
+        with self._guarded(), closing(self._connection.cursor()) as cursor:
+            cursor.execute("SELECT VERSION()")
+            return "mariadb" in str(cursor.fetchall()[0][0]).lower()
 
     def __enter__(self) -> Self:
         return self
@@ -124,6 +132,8 @@ class Database:
                 for statement in self.sql.begin:
                     self._cursor.execute(statement)
                 self._limit_by_server()
+            elif self._limit != self.time_limit:
+                self._limit_by_server()
             timer = threading.Timer(self.time_limit, self._interrupt, (self._cursor,))
             timer.daemon = True
             timer.start()
@@ -150,6 +160,7 @@ class Database:
             raise error from None  # the driver's own text may quote data, and a traceback shows causes
 
     def _limit_by_server(self) -> None:
+        self._limit = self.time_limit
         seconds = max(1, round(self.time_limit))
         for statement in self.sql.limits:
             self._cursor.execute(statement.format(seconds=seconds, milliseconds=1000 * seconds))

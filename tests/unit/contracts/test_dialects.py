@@ -21,6 +21,7 @@ from airflow_ext.contracts.families import family_of
 from airflow_ext.contracts.folding import fold
 from airflow_ext.contracts.measures import Measures, partition_condition
 from airflow_ext.contracts.sql import Bound, Database, Sql
+from airflow_ext.testing.postgres import LocalPostgres
 from tests.unit.contracts.samples import column, document
 
 NAMES = sorted({dialect.name for dialect in DIALECTS.values()})
@@ -232,3 +233,38 @@ def test_duckdb_tells_types_even_of_a_query(tmp_path: Path) -> None:
 )
 def test_what_folds_into_the_one_query(query: str, expected: str | None) -> None:
     assert fold(query, "rows", "postgres") == expected
+
+
+class Answers:
+    """A driver's connection to a server that says which one it is."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+
+    def cursor(self) -> Answers:
+        return self
+
+    def execute(self, statement: str) -> None:
+        assert statement == "SELECT VERSION()"
+
+    def fetchall(self) -> list[tuple[str]]:
+        return [(self.version,)]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_mariadb_has_another_time_limit_and_other_patterns() -> None:
+    """Both are reached through a connection of type ``mysql``."""
+    assert Database(Answers("8.4.3"), "mysql").sql is DIALECTS["mysql"]
+    sql = Database(Answers("10.11.19-MariaDB-0+deb12u1"), "mysql").sql
+    assert sql.limits == ("SET SESSION max_statement_time = {seconds}",)
+    matches = sql.matches.format(column="`a`", pattern="'^x'")
+    assert sqlglot.parse_one(f"SELECT {matches}", dialect="mysql").find(exp.RegexpLike)
+
+
+def test_a_new_time_limit_counts_in_a_transaction_that_is_open(postgres: LocalPostgres) -> None:
+    with closing(postgres.connect()) as opened, Database(opened, "postgres") as database:
+        database.rows(Sql("SELECT 1"))
+        database.time_limit = 7
+        assert database.rows(Sql("SHOW statement_timeout")) == [("7s",)]
