@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -41,7 +42,12 @@ def ending(command: Command) -> Command:
     @functools.wraps(command)
     def run(args: argparse.Namespace) -> int:
         try:
-            return command(args)
+            status = command(args)
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:  # whoever reads has seen enough, such as head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 2
         except InvalidContractError as error:
             print(f"airflow-ext contracts: {_first(error)}", file=sys.stderr)
             return 2

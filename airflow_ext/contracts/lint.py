@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -13,11 +14,14 @@ from airflow_ext.contracts.diff_base import line_of
 from airflow_ext.contracts.levels import BETTER, DATES, figure
 from airflow_ext.contracts.loading import Places
 from airflow_ext.contracts.model import Contract
+from airflow_ext.contracts.read_only import NOT_SQL, why_not
+from airflow_ext.contracts.rules import SQL_PLACEHOLDER
 from airflow_ext.exceptions import InvalidContractError
 
 RULES: Mapping[str, str] = {
     "contract": "The file is no contract that can be used.",
     "duplicate": "Two files have the same contract id and version.",
+    "query": "A rule's query that would be refused: it does more than read.",
     "sla": "A service level that cannot be understood.",
     "status": "A status that ODCS does not know, or that says less than its dates.",
     "owner": "Nobody answers for the data.",
@@ -26,11 +30,18 @@ RULES: Mapping[str, str] = {
     "types": "Columns without a type are not checked.",
     "rules": "Nothing is promised about rows.",
 }
-"""Every rule, and what it is about; all but the first three are warnings."""
+"""Every rule, and what it is about; all but the first four are warnings."""
 
 STATUSES = ("proposed", "draft", "active", "deprecated", "retired")
 _PLACE = re.compile(r"(?:line (?P<line>\d+)(?:, )?)?(?P<path>[^:\s]*): (?P<text>.*)", re.DOTALL)
 _SHOWN = 5
+_PLAIN = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
+_SUSPECT = re.compile(
+    r";|/|\\|\b(insert|update|delete|merge|create|drop|alter|truncate|copy|into|for|lock|pragma|set|use|attach|detach|call|"
+    r"exec|grant)\b|(?<!\w)(?!(?:sum|count|min|max|avg|coalesce|cast|abs|round|nullif)\b)\w+\s*\(",
+    re.IGNORECASE,
+)
+"""What may be more than reading: another word or function than these, and a parser looks at it."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,7 @@ class _Look:
             text = "nobody can be told of a breach: name a channel under support"
             yield self.remark(("support",), "support", text)
         yield from self.tables()
+        yield from self.queries()
 
     def service_levels(self) -> Iterator[Remark]:
         ends = {}
@@ -181,6 +193,28 @@ class _Look:
                 more = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
                 text = f"no type, so none is checked: {', '.join(bare[:_SHOWN])}{more}"
                 yield self.remark(("schema", index, "properties"), "types", text)
+
+    def queries(self) -> Iterator[Remark]:
+        """Yield what the judge would refuse; in a dialect that the file does not name, not what merely is unknown."""
+        dialect = self.contract.dialect
+        for path, rule in _rules(self.document["schema"]):
+            if rule.get("type") != "sql" or not isinstance(query := rule.get("query"), str):
+                continue
+            if _PLAIN.match(query) and not _SUSPECT.search(query):
+                continue  # a parser takes its time, and the judge looks at each again
+            problem = why_not(SQL_PLACEHOLDER.sub("partition_rows", query), dialect)
+            if problem and (dialect or problem != NOT_SQL):
+                yield self.remark((*path, "query"), "query", problem, "error")
+
+
+def _rules(tables: Iterable[Mapping[str, Any]]) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:
+    for index, table in enumerate(tables):
+        path: tuple[str | int, ...] = ("schema", index)
+        owners = [(path, table)]
+        owners += [((*path, "properties", n), each) for n, each in enumerate(table.get("properties") or ())]
+        for where, owner in owners:
+            for number, rule in enumerate(owner.get("quality") or ()):
+                yield (*where, "quality", number), rule
 
 
 def _example(name: str) -> str:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 _SUPPORT_ORDER = ("notifications", "issues", "interactive")
 _DIALECTS = {
-    "postgresql": "postgres", "redshift": "redshift", "sqlserver": "tsql", "synapse": "tsql", "mysql": "mysql",
+    "postgresql": "postgres", "postgres": "postgres", "redshift": "redshift", "sqlserver": "tsql", "synapse": "tsql",
+    "mysql": "mysql",
     "snowflake": "snowflake", "bigquery": "bigquery", "databricks": "databricks", "trino": "trino",
     "presto": "trino", "duckdb": "duckdb", "sqlite": "sqlite",
 }  # fmt: skip

@@ -27,7 +27,9 @@ _FILE = re.compile(
 """What DuckDB reads as a file when it stands where a table does."""
 
 
-@functools.lru_cache(maxsize=4096)
+NOT_SQL = "its query is not SQL"
+
+
 def check_reads_only(name: str, query: str, dialect: str) -> None:
     """Refuse what is not exactly one query that only reads.
 
@@ -35,6 +37,16 @@ def check_reads_only(name: str, query: str, dialect: str) -> None:
     :param query: The query without its placeholders.
     :param dialect: sqlglot's name of the dialect.
     :raises InvalidContractError: With the rule's name.
+    """
+    if problem := why_not(query, dialect):
+        raise InvalidContractError(f"rule {name!r}: {problem}")
+
+
+@functools.lru_cache(maxsize=4096)
+def why_not(query: str, dialect: str) -> str:
+    """Return why a query is not exactly one that only reads, empty if it is.
+
+    :param dialect: sqlglot's name of the dialect; empty for what most have in common.
     """
     import sqlglot
     from sqlglot import exp
@@ -48,18 +60,19 @@ def check_reads_only(name: str, query: str, dialect: str) -> None:
             statement for statement in sqlglot.parse(query, dialect=dialect) if statement is not None
         ]
     except (sqlglot.errors.SqlglotError, RecursionError):
-        raise InvalidContractError(f"rule {name!r}: its query is not {dialect} SQL") from None
+        return f"{NOT_SQL} of {dialect}" if dialect else NOT_SQL
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
-        raise InvalidContractError(f"rule {name!r}: a rule is exactly one SELECT")
+        return "a rule is exactly one SELECT"
     if statements[0].find(*writing):
-        raise InvalidContractError(f"rule {name!r}: a rule may only read")
+        return "a rule may only read"
     if dialect == "duckdb" and any(
         _FILE.fullmatch(table.name) for table in statements[0].find_all(exp.Table)
     ):
-        raise InvalidContractError(f"rule {name!r}: a rule may not read files")
+        return "a rule may not read files"
     for function in statements[0].find_all(exp.Func):
         if _ACTING.fullmatch(called := _name_of(function)):
-            raise InvalidContractError(f"rule {name!r}: a rule may not call {called}")
+            return f"a rule may not call {called}"
+    return ""
 
 
 def _name_of(function: Any) -> str:

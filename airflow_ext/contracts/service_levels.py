@@ -27,8 +27,9 @@ class ServiceLevels:
     :param available_at: Wall time by which a partition that has ended is published; with a zone if the contract
         gives an offset, else in the zone of partition keys. ``None`` if nothing is promised. Of several the earliest.
     :param general_availability: From when on the data may be relied on.
-    :param end_of_support: When support ends: the contract counts as deprecated from then on.
-    :param end_of_life: When the data ends: the contract counts as withdrawn from then on.
+    :param end_of_support: When support ends, of a date the end of that day: the contract counts as deprecated from
+        then on.
+    :param end_of_life: When the data ends, the same: the contract counts as withdrawn from then on.
     """
 
     available_at: time | None = None
@@ -62,7 +63,7 @@ def read_service_levels(document: Mapping[str, Any], rule: PartitionRule) -> tup
     for sla in document.get("slaProperties") or ():
         name, value = sla["property"], sla["value"]
         if name in _DATES:
-            moment = _moment(value, rule)
+            moment = _moment(value, rule, ends=name != "generalAvailability")
             if moment is None:
                 skipped.append(f"{name}: {value!r} is no date")
             else:
@@ -100,11 +101,15 @@ def elements(sla: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield table, column
 
 
-def _moment(value: object, rule: PartitionRule) -> datetime | None:
+def _moment(value: object, rule: PartitionRule, *, ends: bool) -> datetime | None:
+    """Return a moment; where something ends, a date is the end of that day."""
+    text = str(value)
     try:
-        moment = datetime.fromisoformat(str(value))
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return None
+    if ends and len(text) == len("2026-01-31"):
+        moment += timedelta(days=1)
     return (moment if moment.tzinfo else moment.replace(tzinfo=rule.zone)).astimezone(UTC)
 
 

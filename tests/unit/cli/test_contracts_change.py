@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -80,6 +81,36 @@ def test_lint_finds_levels_nobody_can_keep(
     write(tmp_path / "orders.odcs.yaml", {**BASE, "slaProperties": [level]})
     assert main(["contracts", "lint", str(tmp_path)]) == 1
     assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("query", "dialect", "text"),
+    [
+        pytest.param("DELETE FROM ${table}", "", "exactly one SELECT", id="writes"),
+        pytest.param("SELECT 1 FROM ${table}; DROP TABLE t", "", "exactly one SELECT", id="two"),
+        pytest.param("SELECT nextval('s') FROM ${table}", "postgres", "may not call", id="acts"),
+        pytest.param("SELECT ((1) FROM ${table} FOR", "postgres", "not SQL of postgres", id="no-sql"),
+        pytest.param("SELECT a -> b ? c (( FROM ${table} FOR", "", "", id="another-dialect"),
+        pytest.param("SELECT SUM(amount) FROM ${table} WHERE note = 'a'", "postgres", "", id="reads"),
+    ],
+)
+def test_lint_finds_queries_that_do_more_than_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], query: str, dialect: str, text: str
+) -> None:
+    rule = {"name": "r", "type": "sql", "query": query, "mustBe": 0}
+    schema = [{**BASE["schema"][0], "quality": [rule]}]
+    place = {"host": "h", "port": 5432, "database": "d", "schema": "s"}
+    servers = [{"server": "s", "type": dialect, **place}] if dialect else []
+    path = write(tmp_path / "orders.odcs.yaml", {**BASE, "schema": schema, "servers": servers})
+    assert main(["contracts", "lint", str(path)]) == (1 if text else 0)
+    assert text in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "orders.odcs.yaml", BASE)
+    lint = f"{sys.executable} -m airflow_ext.cli.main contracts lint {path}"
+    done = subprocess.run(["sh", "-c", f"{lint} | true"], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
 
 
 def test_lint_finds_two_contracts_with_one_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

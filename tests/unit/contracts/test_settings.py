@@ -123,7 +123,7 @@ def test_times_of_day_need_no_quotes() -> None:
 def test_the_end_of_a_contract() -> None:
     contract = made(
         sla=[
-            {"property": "endOfSupport", "value": "2030-01-01"},
+            {"property": "endOfSupport", "value": "2029-12-31"},
             {"property": "endOfLife", "value": "2031-01-01T00:00:00Z"},
         ]
     )

@@ -241,7 +241,7 @@ def test_a_publisher_says_what_its_contract_says() -> None:
     assert said == Promise(
         Availability("09:00:00", grace=7200),
         status="deprecated",
-        end_of_support="2027-01-30T23:00:00+00:00",
+        end_of_support="2027-01-31T23:00:00+00:00",
         end_of_life="2027-06-30T12:00:00+00:00",
         owner="shop team",
         support="slack #shop",
