@@ -177,6 +177,9 @@ class Head:
                 key: Entry(Status(status), seq, version)
                 for key, (status, seq, version) in value["partitions"].items()
             }
+            # any task can write here, and a number that is none would end the reading for all
+            if not all(type(each.seq) is int and isinstance(each.version, str) for each in entries.values()):
+                raise TypeError("a number or a version")
             rule = PartitionRule(value["format"], value["timezone"])
             return cls(entries, rule, Promise.from_dict(value.get("promise") or {}))
         except (AttributeError, KeyError, TypeError) as exc:

@@ -258,6 +258,9 @@ class Verdict:
         :raises ValueError: If it is not a verdict.
         """
         try:
+            texts = (value["contract"], value["version"], value["partition"])
+            if not all(isinstance(text, str) for text in texts) or type(value.get("seq", 0)) is not int:
+                raise TypeError("a name or a number")
             known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
             aside = value.get("quarantine")
             verdict = cls(

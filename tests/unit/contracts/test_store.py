@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from airflow_ext.contracts import Reason, RunReference, Status, Verdict
-from airflow_ext.contracts.head import HEAD_SIZE, Head
+from airflow_ext.contracts.head import HEAD_SIZE, Entry, Head
 from airflow_ext.contracts.partition import PartitionRule
 from airflow_ext.contracts.store import AssetVerdictStore, VerdictStore
 from airflow_ext.exceptions import StoreUnavailableError
@@ -231,3 +231,16 @@ def test_the_configuration_chooses_the_store(tmp_path: Path) -> None:
     os.environ["AIRFLOW_CONN_FILES"] = json.dumps({"conn_type": "fs"})
     with pytest.raises(ValueError, match="store_conn_id='files' is of type 'fs'"):
         verdict_store("files").head(ASSET)
+
+
+@pytest.mark.parametrize("entry", [["PASS", "9", "1.0.0"], ["PASS", True, "1.0.0"], ["PASS", 9, 1], ["PASS"]])
+def test_a_head_or_a_verdict_that_somebody_wrote_wrong_is_refused(entry: list[Any]) -> None:
+    """Any task can write there; what it writes must not end the reading for others."""
+    good = Head({"2013-01-05": Entry(Status.PASS, 9, "1.0.0")}, PartitionRule()).to_dict()
+    assert Head.from_dict(good).seq == 9
+    with pytest.raises(ValueError, match=r"."):
+        Head.from_dict({**good, "partitions": {"2013-01-05": entry}})
+    told = Verdict("orders", "1.0.0", "2013-01-05", Status.PASS).to_dict()
+    for wrong in ({"seq": entry[1:2]}, {"version": entry}, {"partition": 3}):
+        with pytest.raises(ValueError, match="not a verdict"):
+            Verdict.from_dict({**told, **wrong})
