@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_ext.contracts.availability import Availability
@@ -78,12 +78,12 @@ class Promise:
         if self.status.lower() in RETIRED:
             return Status.WITHDRAWN, f"the contract is {self.status}"
         if _passed(self.end_of_life, now, rule):
-            return Status.WITHDRAWN, f"the contract's life ended {self.end_of_life}"
+            return Status.WITHDRAWN, f"the contract's life ended {_shown(self.end_of_life, rule)}"
         if self.status.lower() == DEPRECATED:
-            until = f", supported until {self.end_of_support}" if self.end_of_support else ""
+            until = f", supported until {_shown(self.end_of_support, rule)}" if self.end_of_support else ""
             return Status.DEPRECATED, f"the contract is deprecated{until}"
         if _passed(self.end_of_support, now, rule):
-            return Status.DEPRECATED, f"the contract's support ended {self.end_of_support}"
+            return Status.DEPRECATED, f"the contract's support ended {_shown(self.end_of_support, rule)}"
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,6 +113,20 @@ class Promise:
 def _recipients(value: Any) -> tuple[Recipient, ...]:
     found = [Recipient.from_list(item) for item in value] if isinstance(value, list) else []
     return tuple(one for one in found[:MAX_RECIPIENTS] if one is not None)
+
+
+def _shown(text: str, rule: PartitionRule) -> str:
+    """Return an end for a reader: at midnight it is the end of the day before."""
+    if len(text) == len("2026-01-31"):
+        return text
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    local = moment.astimezone(rule.zone) if moment.tzinfo else moment
+    if local.time() == time():
+        return (local.date() - timedelta(days=1)).isoformat()
+    return local.isoformat(sep=" ", timespec="minutes")
 
 
 def _passed(text: str, now: datetime, rule: PartitionRule) -> bool:

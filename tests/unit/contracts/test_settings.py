@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from airflow_ext.contracts import Contract, Status
+from airflow_ext.contracts.head import Promise
 from airflow_ext.exceptions import InvalidContractError
 from tests.unit.contracts.samples import column, document
 from tests.unit.contracts.shops import NOW, Shop, reasons
@@ -130,6 +131,8 @@ def test_the_end_of_a_contract() -> None:
     for year, deprecated, withdrawn in ((2029, False, False), (2030, True, False), (2031, True, True)):
         now = datetime(year, 1, 1, tzinfo=UTC)
         assert (contract.is_deprecated(now), contract.is_withdrawn(now)) == (deprecated, withdrawn)
+    life = Promise.of(contract).life(datetime(2030, 1, 1, 0, 0, 1, tzinfo=UTC), contract.partition)
+    assert life == (Status.DEPRECATED, "the contract's support ended 2029-12-31")
     assert made(status="deprecated").is_deprecated(NOW)
     assert made(status="retired").is_withdrawn(NOW)
 
