@@ -35,7 +35,7 @@ CASES = {
     "case_dead": "scheduler_dead",
     "case_dst": "never_started",
 }
-DST = datetime(2027, 3, 28, 4, 5, tzinfo=UTC)
+DST = datetime(2026, 3, 29, 4, 5, tzinfo=UTC)
 """Five past six in Berlin on the day on which its clocks go forward."""
 
 
@@ -90,10 +90,12 @@ class _Cases:
             unit="s",
             peers={dag: round(delay, 1) for dag, delay in self.delays.items()},
         )
-        keyed = [(name, call["key"]) for call in self.told.calls("keyed") for name in call["dags"]]
+        # That a promise is over is told too, and is another matter.
+        broken = [call for call in self.told.calls("keyed") if call["kind"] != "resolved"]
+        names = [name for call in broken for name in call["dags"]]
         self.report.bar(
             "founding cases that the keyed channel was told other than once",
-            sum(sum(name == dag for name, _ in keyed) != 1 for dag in CASES),
+            sum(names.count(dag) != 1 for dag in CASES),
             "==",
             0,
             unit="cases",
@@ -159,11 +161,12 @@ class _Cases:
         def arrived() -> float | None:
             return next((call["at"] for call in self.told.calls("keyed") if dag in call["dags"]), None)
 
+        self.report.say(f"cases: {dag}")
         at = wait_until(arrived, timeout=120, what=f"a notice about {dag}")
         self.delays[dag] = at - since.timestamp()
 
     def _dst(self) -> None:
-        """The tables are real, the clock is not: the next such day is far."""
+        """The tables are real, the clock is not: the last such day is long past."""
         self.slas.clear()
         self._promise("case_dst", by="06:00", tz="Europe/Berlin", grace="5 min")
         now = DST - timedelta(hours=3)

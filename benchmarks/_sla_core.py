@@ -20,15 +20,18 @@ def main() -> None:
     from sqlalchemy.orm import selectinload
 
     with create_session() as session:
-        one = TriggererCallback(AsyncCallback("airflow_ext.notifications.sla.tell", kwargs={"policy": "p"}))
+        one = TriggererCallback(
+            AsyncCallback("airflow_ext.notifications.sla.tell_missed_sla", kwargs={"policy": "p"})
+        )
         session.add(one)
         session.flush()
         number = str(one.id)
-        columns = "type, fetch_method, data, priority_weight, created_at, state"
+        columns = ("type", "fetch_method", "data", "priority_weight", "created_at", "state")
         session.execute(
             text(
-                f"INSERT INTO callback (id, {columns}) SELECT md5('c' || r.id)::uuid, {columns} "
-                "FROM callback, dag_run r WHERE callback.id = :one"
+                f"INSERT INTO callback (id, {', '.join(columns)}) "
+                f"SELECT md5('c' || r.id)::uuid, {', '.join(f'c.{name}' for name in columns)} "
+                "FROM callback c, dag_run r WHERE c.id = :one"
             ),
             {"one": number},
         )

@@ -92,7 +92,11 @@ def kill_part(home: Path, report: Report, *, quick: bool) -> None:  # noqa: ARG0
             if any(found.values()):
                 stories.append(f"{text}: {found}")
             report.say(f"{text}: {'bad: ' + str(found) if any(found.values()) else 'good'}")
-    for name in ("not judged", "alerts on the keyed channel other than one", "not told on the plain channel"):
+    for name in (
+        "not judged",
+        "with other than one alert on the keyed channel",
+        "not told on the plain channel",
+    ):
         report.bar(
             f"kills from judgement to message, {ROUNDS} rounds: promises {name}",
             bad[name],
@@ -195,7 +199,7 @@ def _judge(ready: Stage, told: Sink, each: Round, before: dict[str, int]) -> dic
     plain = {name for call in told.calls("plain")[before["plain"] :] for name in call["dags"]}
     return {
         "not judged": len(wanted ^ {str(row[0]) for row in judged}),
-        "alerts on the keyed channel other than one": sum(
+        "with other than one alert on the keyed channel": sum(
             len(keys) != 1 or name not in wanted for name, keys in alerts.items()
         ),
         "not told on the plain channel": len(wanted - plain),

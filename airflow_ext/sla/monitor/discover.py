@@ -62,17 +62,9 @@ class Found:
         return hashlib.sha256(self.definition.encode()).hexdigest()
 
 
-def discover(
-    session: Session,
-    *,
-    now: datetime,
-    since: datetime,
-    files: Sequence[tuple[str, dict[str, Any]]] | None,
-) -> int:
-    """Bring the ledger's policies up to what DAGs that were serialized of late, and files, say; the caller commits.
+def discover(session: Session, *, now: datetime, since: datetime) -> int:
+    """Bring the ledger's policies up to what DAGs that were serialized since then say; the caller commits.
 
-    :param since: Look at DAGs that were serialized since then.
-    :param files: DAG and definition of each policy of the files; ``None`` leaves them as they are.
     :returns: Policies that are new or changed.
     """
     query = select(S.c.dag_id).where(S.c.last_updated >= since - _OVERLAP).distinct()
@@ -80,12 +72,18 @@ def discover(
     for some in chunks(list(session.scalars(query)), 500):
         newest = _latest(session, some)
         changed += _take_over(session, newest, {row.dag_id for row in newest}, now=now)
-    if files is not None:
-        from_files = _of_files(session, files, now=now)
-        changed += _store(session, from_files, now=now)
-        retire(
-            session, _no_longer_there(session, from_files, source=YAML_SOURCE, looked=None), why=_WHY, now=now
-        )
+    return changed
+
+
+def take_over_files(session: Session, files: Sequence[tuple[str, dict[str, Any]]], *, now: datetime) -> int:
+    """Bring the ledger's policies up to what files say; the caller commits.
+
+    :param files: DAG and definition of each policy.
+    :returns: Policies that are new or changed.
+    """
+    found = _of_files(session, files, now=now)
+    changed = _store(session, found, now=now)
+    retire(session, _no_longer_there(session, found, source=YAML_SOURCE, looked=None), why=_WHY, now=now)
     return changed
 
 

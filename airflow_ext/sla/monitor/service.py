@@ -21,7 +21,7 @@ from airflow_ext.sla.ledger.models import OPEN_STATES
 from airflow_ext.sla.monitor import leases
 from airflow_ext.sla.monitor.causes import let_go
 from airflow_ext.sla.monitor.clock import JumpGuard, database_now
-from airflow_ext.sla.monitor.discover import discover, discover_part
+from airflow_ext.sla.monitor.discover import discover, discover_part, take_over_files
 from airflow_ext.sla.monitor.forecasting import Histories, look_ahead
 from airflow_ext.sla.monitor.judging import Limits, Tally, judge_due, look_early
 from airflow_ext.sla.monitor.materialise import has_policies_per_run, materialise, materialise_runs
@@ -35,8 +35,9 @@ Sessions = Callable[[], AbstractContextManager[Session]]
 Clock = Callable[[Session], datetime]
 Sender = Callable[[datetime], int]
 """Sends what is pending, at most a batch, and returns how many it took; called from a thread of its own."""
-_DISCOVER, _ALL, _PRUNE, _PING = (
+_FILES, _DISCOVER, _ALL, _PRUNE, _PING = (
     timedelta(seconds=20),
+    timedelta(minutes=1),
     timedelta(minutes=30),
     timedelta(hours=1),
     timedelta(minutes=1),
@@ -209,6 +210,8 @@ class Monitor:
         return held
 
     def _prepare(self, session: Session, now: datetime, report: Report) -> None:
+        if self.settings.policies is not None and self._is_time("files", _FILES, now):
+            self._duty(session, lambda: self._read_files(session, now, report))
         if self._is_time("discover", _DISCOVER, now):
             self._duty(session, lambda: self._discover(session, now, report))
         if self._behind % _BEHIND:
@@ -225,17 +228,20 @@ class Monitor:
         if self._is_time("prune", _PRUNE, now):
             self._duty(session, lambda: self._prune(session, now))
 
+    def _read_files(self, session: Session, now: datetime, report: Report) -> None:
+        assert self.settings.policies is not None  # noqa: S101  it is asked for
+        try:
+            files = read_policies(self.settings.policies)
+        except InvalidError as error:
+            if str(error) != self._problem:
+                log.error("SLAs in YAML stay as they were: %s", error)
+            self._problem = str(error)
+            return
+        self._problem = ""
+        report.changed += take_over_files(session, files, now=now)
+
     def _discover(self, session: Session, now: datetime, report: Report) -> None:
-        files = None
-        if self.settings.policies is not None:
-            try:
-                files = read_policies(self.settings.policies)
-                self._problem = ""
-            except InvalidError as error:
-                if str(error) != self._problem:
-                    log.error("SLAs in YAML stay as they were: %s", error)
-                self._problem = str(error)
-        report.changed += discover(session, now=now, since=self._last.get("discovered", now), files=files)
+        report.changed += discover(session, now=now, since=self._last.get("discovered", now))
         self._last["discovered"] = now
 
     def _discover_part(self, session: Session, now: datetime, report: Report) -> None:

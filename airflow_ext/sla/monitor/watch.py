@@ -42,22 +42,23 @@ class Watch:
         self._after = 0
         self._round = 0
         self._swept: datetime | None = None
+        self._has_tasks = self._has_assets = False
 
     def news(self, session: Session, *, now: datetime) -> list[int]:
         """Return the policies that something may have ended for since the last look."""
-        tasks, assets = session.execute(select(_any_about("task"), _any_about("asset"))).one()
+        found: set[int] = set()
+        if self._round == 0 or self._swept is None or not self._swept <= now < self._swept + _SWEEP:
+            self._swept = now
+            found = self._sweep(session)
         self._look_at_runs(session)
         dags = [name for name, _ in zip(self._ended, range(self._batch), strict=False)]
         for name in dags:
             del self._ended[name]
-        found = _policies(session, dags)
-        if tasks:
+        found |= _policies(session, dags)
+        if self._has_tasks:
             found |= _policies(session, self._in_turn(), subject="task")
-        if assets:
+        if self._has_assets:
             found |= self._of_assets(session)
-        if self._round == 0 or self._swept is None or not self._swept <= now < self._swept + _SWEEP:
-            self._swept = now
-            found |= self._sweep(session)
         return sorted(found)
 
     @property
@@ -108,6 +109,8 @@ class Watch:
         return set(found)
 
     def _sweep(self, session: Session) -> set[int]:
+        about = select(_any_about("task"), _any_about("asset"))
+        self._has_tasks, self._has_assets = session.execute(about).one()
         query = select(P.c.id).where(P.c.id > self._after, P.c.retired_at.is_(None)).order_by(P.c.id)
         found: list[int] = list(session.scalars(query.limit(self._part)))
         if len(found) < self._part:
