@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ _FILES, _DISCOVER, _ALL, _PRUNE, _PING = (
 )
 _WRITE = timedelta(minutes=1)
 _AHEAD = timedelta(seconds=30)
+_FAR_BEHIND = 10
+"""After so many full batches, larger ones: what a batch costs by itself counts for more than how long one tick lasts."""
 _BEHIND = 20
 """While more is due than one batch, what can wait is done in one tick of so many."""
 _BUSY = 200
@@ -271,9 +273,12 @@ class Monitor:
             if not leases.acquire(session, leases.JUDGE, holder=self.holder, now=now, ttl=ttl):
                 session.rollback()
                 return
-        report.judged = judge_due(session, now=now, limits=self.settings.limits)
+        limits = self.settings.limits
+        if self._behind >= _FAR_BEHIND:
+            limits = replace(limits, batch=3 * limits.batch)
+        report.judged = judge_due(session, now=now, limits=limits)
         session.commit()
-        full = report.judged.looked >= self.settings.limits.batch
+        full = report.judged.looked >= limits.batch
         self._behind = self._behind + 1 if full else 0
         report.more |= full
 
