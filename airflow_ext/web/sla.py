@@ -20,8 +20,9 @@ from fastapi.responses import JSONResponse  # noqa: TID253
 from pydantic import BaseModel, ConfigDict, Field
 
 from airflow_ext.exceptions import InvalidError
+from airflow_ext.sla.clock import parse_zone
 from airflow_ext.sla.ledger.models import IncidentRow
-from airflow_ext.sla.trends import actions, views
+from airflow_ext.sla.trends import actions, suggest, views
 
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _LONGEST_SNOOZE = 31 * 24 * 60
@@ -86,6 +87,18 @@ def status(session: SessionDep, user: GetUserDep) -> JSONResponse:
 def promises(session: SessionDep, user: GetUserDep) -> JSONResponse:
     """Return the promises in force with budget and burn."""
     return _answer({"promises": views.promises(session, dag_ids=_readable(user, session))})
+
+
+@router.get("/suggest/{dag_id}")
+def suggestion(session: SessionDep, user: GetUserDep, dag_id: str, tz: str = "UTC") -> JSONResponse:
+    """Return a first deadline for a DAG, from when its last good runs were done."""
+    if not _visible(user, dag_id, session):
+        raise HTTPException(404, "there is no such DAG")
+    try:
+        zone = parse_zone(tz)
+    except InvalidError as error:
+        raise HTTPException(422, str(error)) from error
+    return _answer(suggest.from_runs(session, dag_id, zone=zone))
 
 
 @router.get("/incidents")

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import select, union, update
 from sqlalchemy.orm import Session
@@ -34,7 +35,7 @@ def open_with_causes(
     """Write incidents as :func:`open_incidents` does, those that have a cause upstream as children of its incident."""
     wanting = [item for item in broken if item.cause in WAITING and item.parent is None and item.over is None]
     above = upstream(session, {item.occurrence.dag_id for item in wanting}) if wanting else {}
-    makers = _makers(session, wanting)
+    makers = makers_of(session, [item.occurrence for item in wanting])
     known = _open(session, {name for some in above.values() for name in some} | set().union(*makers.values()))
     own = {id(item) for item in wanting}
     roots: dict[str, Broken | int] = dict(known)
@@ -118,9 +119,12 @@ def _edges(session: Session, dag_ids: Collection[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _makers(session: Session, broken: Sequence[Broken]) -> dict[int, set[str]]:
-    """Return the DAGs that make what promises about assets are about."""
-    ids = {item.occurrence.policy_id for item in broken if item.occurrence.subject == "asset"}
+def makers_of(session: Session, rows: Iterable[Any]) -> dict[int, set[str]]:
+    """Return the DAGs that make what promises about assets are about, by policy.
+
+    :param rows: Occurrences, with ``policy_id`` and ``subject``.
+    """
+    ids = {row.policy_id for row in rows if row.subject == "asset"}
     found: dict[int, set[str]] = defaultdict(set)
     for some in chunks(sorted(ids)):
         query = (

@@ -12,13 +12,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from airflow_ext.sla.declare import CALLBACK_PATH, definitions
 from airflow_ext.sla.expected import rule_of
+from airflow_ext.sla.forecast import FORECASTS
 from airflow_ext.sla.ledger.models import (
+    AT_RISK,
     EXPECTED,
+    IncidentRow,
     OccurrenceRow,
     PolicyRow,
     PolicyTaskRow,
@@ -32,6 +35,7 @@ from airflow_ext.sla.policy import Policy
 
 log = logging.getLogger(__name__)
 O, P, V, T = (table_of(model) for model in (OccurrenceRow, PolicyRow, PolicyVersionRow, PolicyTaskRow))  # noqa: E741
+I = table_of(IncidentRow)  # noqa: E741
 S, A = SERIALIZED_DAG, DEADLINE_ALERT
 DAG_SOURCE, YAML_SOURCE = "dag", "yaml"
 _OVERLAP = timedelta(minutes=2)
@@ -277,9 +281,16 @@ def _change(
     ids = [row.id for row, _ in changed]
     if not ids:
         return []
+    guess = and_(
+        O.c.state == AT_RISK,
+        O.c.cause.in_(FORECASTS),
+        ~select(I.c.id).where(I.c.occurrence_id == O.c.id).exists(),
+    )
     session.execute(
         delete(O).where(
-            among(session, O.c.policy_id, ids), O.c.state.in_((EXPECTED, "excused")), O.c.tell_at > now
+            among(session, O.c.policy_id, ids),
+            or_(O.c.state.in_((EXPECTED, "excused")), guess),
+            O.c.tell_at > now,
         )
     )
     query = select(V.c.policy_id, func.max(V.c.version).label("newest")).where(

@@ -201,10 +201,11 @@ def tell_opening(session: Session, incident_ids: Sequence[int], *, now: datetime
     add_new(session, B, rows)
 
 
-def turn_into(session: Session, occurrence_ids: Sequence[int], *, kind: str) -> None:
+def turn_into(session: Session, occurrence_ids: Sequence[int], *, kind: str, cause: str) -> None:
     """What was told before it was due has become worse, a miss mostly; nobody is told a second time."""
     if occurrence_ids:
-        session.execute(update(I).where(among(session, I.c.occurrence_id, occurrence_ids)).values(kind=kind))
+        changed = update(I).where(among(session, I.c.occurrence_id, occurrence_ids))
+        session.execute(changed.values(kind=kind, cause=cause))
 
 
 def with_incident(session: Session, occurrence_ids: Sequence[int]) -> set[int]:

@@ -25,7 +25,7 @@ from airflow_ext.sla.ledger.models import (
 )
 from airflow_ext.sla.ledger.sql import among, chunks, set_each, table_of
 from airflow_ext.sla.monitor import periodic
-from airflow_ext.sla.monitor.causes import open_with_causes
+from airflow_ext.sla.monitor.causes import makers_of, open_with_causes
 from airflow_ext.sla.monitor.dags import read_states, scheduler_is_alive
 from airflow_ext.sla.monitor.facts import read_facts
 from airflow_ext.sla.monitor.incidents import (
@@ -206,7 +206,7 @@ def _judge(
     _apply(session, decisions, now=now, limits=limits, tally=tally)
     rest = [row for row in left if row.kind not in _ONE_ENDED]
     if rest:
-        periodic.judge(session, rest, now=now, limits=limits, tally=tally, dags=world.dags)
+        periodic.judge(session, rest, now=now, limits=limits, tally=tally, state_of=world.state_of)
     _retire_gone(session, decisions, now=now)
 
 
@@ -215,9 +215,25 @@ class _World:
 
     def __init__(self, session: Session, rows: Sequence[Any], *, now: datetime, limits: Limits) -> None:
         alive = scheduler_is_alive(session, now=now, threshold=limits.scheduler_threshold) if rows else True
-        self.dags = read_states(session, {row.dag_id for row in rows}, scheduler_alive=alive)
+        self._makers = makers_of(session, rows)
+        names = {row.dag_id for row in rows}.union(*self._makers.values())
+        self._dags = read_states(session, names, scheduler_alive=alive)
         asking = {row.policy_id for row in rows if row.on_paused == "excuse_after_ack"}
         self.acknowledged = paused_acknowledged(session, asking)
+
+    def state_of(self, row: Any) -> DagState:
+        """Return how the DAG of an occurrence is; for data that other DAGs make, how those are."""
+        own = self._dags.get(row.dag_id, DagState())
+        makers = self._makers.get(row.policy_id, set())
+        if not makers or row.dag_id in makers:
+            return own
+        states = [self._dags.get(name, DagState()) for name in makers]
+        return DagState(
+            there=own.there,
+            paused=all(state.paused for state in states),
+            import_error=any(state.import_error for state in states),
+            scheduler_alive=own.scheduler_alive,
+        )
 
 
 def _decide(row: Any, fact: Fact, world: _World, now: datetime) -> Decision:
@@ -230,7 +246,7 @@ def _decide(row: Any, fact: Fact, world: _World, now: datetime) -> Decision:
         paused_acknowledged=row.policy_id in world.acknowledged,
         about_data=row.subject == "asset",
         fact=fact,
-        dag=world.dags.get(row.dag_id, DagState()),
+        dag=world.state_of(row),
         now=now,
     )
 
@@ -289,9 +305,12 @@ def _apply(
         if row.id in set(risen) - told
     ]
     open_with_causes(session, broken, now=now, lag_limit=limits.lag_limit)
-    for kind in {decision.tell for _, _, decision in decisions if decision.tell}:
-        turned = [row.id for row, _, decision in decisions if row.id in told and decision.tell == kind]
-        turn_into(session, turned, kind=kind)
+    turned: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row, _, decision in decisions:
+        if row.id in told:
+            turned[decision.tell, decision.cause].append(row.id)
+    for (kind, cause), ids in turned.items():
+        turn_into(session, ids, kind=kind, cause=cause)
     for state in {state for _, state in over}:
         resolve(session, [number for number, each in over if each == state], now=now, resolution=state)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from airflow_ext.sla.monitor.judging import Limits, Tally
 
 O, I, P = table_of(OccurrenceRow), table_of(IncidentRow), table_of(PolicyRow)  # noqa: E741  as in the queries
+StateOf = Callable[[Any], DagState]
+"""Says how the DAG of an occurrence is, or those that make its data."""
 _AGAIN = timedelta(seconds=30)
 _NEWEST = timedelta(days=31)
 """So far back the newest partition is looked for, beside which others are repairs."""
@@ -43,7 +45,7 @@ def judge(
     now: datetime,
     limits: Limits,
     tally: Tally,
-    dags: dict[str, DagState],
+    state_of: StateOf,
 ) -> None:
     """Judge occurrences of ``fresh`` and ``every``.
 
@@ -66,7 +68,7 @@ def judge(
             select(P.c.id, P.c.created_at).where(P.c.id.in_({row.policy_id for row in rows}))
         )
     }
-    work = _Work(session, now=now, limits=limits, tally=tally, dags=dags)
+    work = _Work(session, now=now, limits=limits, tally=tally, state_of=state_of)
     work.breached = breached(session, [row.id for row in rows if row.subject == "asset"])
     for row in rows:
         policy = versions[row.version_id].policy
@@ -104,9 +106,9 @@ def _published(
 
 class _Work:
     def __init__(
-        self, session: Session, *, now: datetime, limits: Limits, tally: Tally, dags: dict[str, DagState]
+        self, session: Session, *, now: datetime, limits: Limits, tally: Tally, state_of: StateOf
     ) -> None:
-        self.session, self.now, self.limits, self.tally, self.dags = session, now, limits, tally, dags
+        self.session, self.now, self.limits, self.tally, self.state_of = session, now, limits, tally, state_of
         self.broken: list[Broken] = []
         self.recovered: list[int] = []
         self.more: list[dict[str, Any]] = []
@@ -211,7 +213,7 @@ class _Work:
         )
 
     def _cause(self, row: Any, otherwise: str) -> str:
-        found = cause_of(Fact(), self.dags.get(row.dag_id, DagState()), about_data=True)
+        found = cause_of(Fact(), self.state_of(row), about_data=True)
         if row.id in self.breached:
             return "breached"
         return otherwise if found == "no_event" else found

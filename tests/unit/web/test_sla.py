@@ -168,6 +168,15 @@ def test_reading_and_acting_are_for_those_who_may(
         assert (session.get_one(IncidentRow, incident).acknowledged_at is not None) == (statuses[1] == 200)
 
 
+def test_a_deadline_is_suggested_to_who_may_see_the_runs(site: Site, incident: int) -> None:
+    found = ask(site, "GET", "/suggest/shop?tz=Europe/Berlin")
+    assert (found.status_code, found.json()["by"], found.json()["zone"]) == (200, "", "Europe/Berlin")
+    assert ask(site, "GET", "/suggest/shop", user="only-other").status_code == 404
+    assert ask(site, "GET", "/suggest/secret").status_code == 404
+    wrong = ask(site, "GET", "/suggest/shop?tz=Mars")
+    assert (wrong.status_code, "is not a time zone" in wrong.json()["detail"]) == (422, True)
+
+
 def test_what_is_not_there_is_not_found(site: Site, incident: int) -> None:
     assert ask(site, "GET", "/incidents/99999").status_code == 404
     assert ask(site, "POST", "/incidents/99999/ack", json={"why": "x"}, role="USER").status_code == 404

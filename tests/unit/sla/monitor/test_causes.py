@@ -89,6 +89,19 @@ def test_a_promise_about_an_asset_has_its_makers_upstream(world: World) -> None:
     assert told(world) == [("raw", "open")]
 
 
+def test_why_data_did_not_come_is_said_of_the_dag_that_makes_it(world: World) -> None:
+    world.add_dag("raw", None)
+    world.add_dag("reader", sla(asset="raw/made", by="06:00", tz="UTC", callback=CALLBACK), schedule=None)
+    world.feed("raw", "reader")
+    world.set_dag("reader", is_paused=True)
+    world.tick_at("2026-03-01 12:00")
+    world.tick_at("2026-03-02 06:00")
+    assert world.state("2026-03-02") == ("missed", "no_event")
+    world.set_dag("raw", is_paused=True)
+    world.tick_at("2026-03-03 06:00")
+    assert world.state("2026-03-03") == ("missed", "paused")
+
+
 def test_dags_that_feed_each_other_have_one_incident(database: Engine) -> None:
     world = World(database)
     for dag_id in ("a", "b"):

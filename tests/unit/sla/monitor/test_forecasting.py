@@ -46,7 +46,7 @@ def test_a_run_that_began_too_late_is_at_risk_and_told_if_wanted(database: Engin
     assert "usually 1 h 1 min (12 runs), going for 5 min, 12 of 12 like it would be late" in incident.facts
     world.tick_at("2026-03-02 06:00")
     assert world.state("2026-03-02") == ("missed", "late")
-    assert world.told() == [(OPEN, "missed", "slow")], "told once"
+    assert world.told() == [(OPEN, "missed", "late")], "told once"
     world.set_run("d", run_id, state="success", end_date="2026-03-02 06:31")
     world.tick_at("2026-03-02 06:35")
     assert [kind for kind, _, _ in world.told()] == [OPEN, OVER]
@@ -87,6 +87,17 @@ def test_a_risk_that_has_gone_goes_back(database: Engine) -> None:
     world.set_run("d", run_id, start_date="2026-03-02 04:10")
     world.tick_at("2026-03-02 05:02")
     assert world.state("2026-03-02") == ("expected", "")
+
+
+def test_a_promise_that_is_changed_leaves_no_risk_of_the_old_one(database: Engine) -> None:
+    world = a_world(database)
+    world.run("d", "2026-03-02 00:00", "running", start_date="2026-03-02 05:30")
+    world.tick_at("2026-03-02 05:31")
+    world.add_dag("d", sla(**{**SIX, "by": "07:00"}, name="by-0600-UTC"))
+    world.tick_at("2026-03-02 05:52")
+    world.tick_at("2026-03-02 06:01")
+    assert world.states()["2026-03-02 0700"] == ("expected", "")
+    assert (len([name for name in world.states() if name.startswith("2026-03-02")]), world.told()) == (1, [])
 
 
 def test_without_ten_good_runs_nothing_is_said(database: Engine) -> None:
