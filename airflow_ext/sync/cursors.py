@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +59,21 @@ class Cursor:
         if limit is not None:
             self.highest = limit if len(values) else self.highest
             return
-        highest = pc.max(values).as_py()
+        highest = _python(pc.max(values))
         if highest is not None and (self.highest is None or highest > self.highest):
             self.highest = highest
+
+
+def _python(value: pa.Scalar[Any]) -> Any:
+    """Return a scalar's Python value; pyarrow would import pandas for a timestamp, which takes longer than a small load."""
+    import pyarrow as pa
+
+    if not value.is_valid or not pa.types.is_timestamp(value.type):
+        return value.as_py()
+    start = datetime(1970, 1, 1, tzinfo=UTC if value.type.tz else None)
+    return start + timedelta(
+        microseconds=value.cast(pa.timestamp("us", value.type.tz)).cast(pa.int64()).as_py()
+    )
 
 
 def text_of(value: Any) -> str:

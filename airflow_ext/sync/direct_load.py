@@ -364,11 +364,13 @@ class TableLoad:
         return f"sync = {literal(self.sync)} AND table_name = {literal(self.table.name)}"
 
     def _keep(self, state: Mapping[str, Any], cursor: Cursor, rows: int) -> None:
-        kept = {**state, "columns": {c.name: str(c.arrow) for c in self.source.columns}}
+        kept: dict[str, Any] = {**state, "columns": {c.name: str(c.arrow) for c in self.source.columns}}
         if self.table.cursor and self.window is None:
             kept["cursor"] = cursor.dump()
         if (remembered := self.source.remember()) is not None:
             kept["source"] = remembered
+        if not rows and not self.request and kept == state:
+            return  # nothing new, and nothing to remember
         books, loads = self.session.name(STATE), self.session.name(LOADS)
         self.session.execute(f"DELETE FROM {books} WHERE {self._mine()}")
         values = [self.sync, self.table.name, json.dumps(kept)]

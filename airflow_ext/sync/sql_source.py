@@ -71,9 +71,7 @@ class SqlTable:
         self.chunk_rows = chunk_rows
         full_name = f"{table.schema}.{table.name}" if table.schema else table.name
         try:
-            self.reflected = sa.Table(
-                table.name, sa.MetaData(), schema=table.schema, autoload_with=engine, resolve_fks=False
-            )
+            self.reflected = _reflect(engine, table)
         except sa.exc.NoSuchTableError:
             raise InvalidError(
                 f"table {full_name!r} does not exist in the source, or the source's user may not see it"
@@ -283,6 +281,20 @@ class SqlTable:
                 select = sa.cast(column, sa.Text)
         is_uuid = isinstance(column.type, sa.Uuid)
         return Column(column.name, arrow, is_json, select.label(column.name), is_uuid)
+
+
+def _reflect(engine: sa.Engine, table: SyncTable) -> sa.Table:
+    """Return the table's columns and key; SQLAlchemy's own way also asks for indexes, foreign keys and more."""
+    import sqlalchemy as sa
+
+    with engine.connect() as connection:
+        inspector = sa.inspect(connection)
+        columns = inspector.get_columns(table.name, schema=table.schema)
+        key = inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
+    listed = [
+        sa.Column(column["name"], column["type"], primary_key=column["name"] in key) for column in columns
+    ]
+    return sa.Table(table.name, sa.MetaData(), *listed, schema=table.schema)
 
 
 def _arrow_type(kind: Any, dialect: str) -> tuple[pa.DataType, bool]:
