@@ -102,6 +102,21 @@ def test_a_vendor_that_repeats_the_secret_does_not_get_it_shown(server: LocalFiv
         asked(server)
 
 
+def test_a_timeout_is_kept_to(server: LocalFivetran) -> None:
+    """A peer takes a timeout, never uses it, and waits as long as the server does."""
+    server.hang(30)
+
+    async def ask() -> None:
+        backend = FivetranBackend(server.api_key, server.api_secret, base_url=server.url, tries=1)
+        try:
+            await backend.http.call("GET", "/v1/account/info", seconds=0.1)
+        finally:
+            await backend.aclose()
+
+    with pytest.raises(SyncUnavailableError, match="no answer in time"):
+        asyncio.run(asyncio.wait_for(ask(), 20))
+
+
 def test_nobody_there(server: LocalFivetran) -> None:
     server.stop()
     with pytest.raises(SyncUnavailableError, match="did not answer GET /v1/connections/shop"):
