@@ -188,6 +188,7 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": _DBT, "python-modules": ["airflow_ext.triggers.dbt"]},
             {"integration-name": _CONTRACTS, "python-modules": ["airflow_ext.triggers.contract"]},
             {"integration-name": _SYNC, "python-modules": ["airflow_ext.triggers.sync"]},
+            {"integration-name": _VAULT, "python-modules": ["airflow_ext.triggers.vault"]},
         ],
         "task-decorators": [
             {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,28 +155,55 @@ def _leases(_: argparse.Namespace) -> int:
 
     client = _backend().client
     words = {True: "lives", False: "ended", None: "unknown"}
-    for stored in stored_records():
-        state = words[is_alive(client, stored.record)]
-        ids = ", ".join(stored.record.get("leases") or [])
-        print(f"{state:8} {'running' if stored.running else 'over':8} {stored.name}  {ids}")
+    rows = [
+        (
+            words[is_alive(client, each.record)],
+            "running" if each.running else "over",
+            each.name,
+            _ids(each.record),
+        )
+        for each in stored_records()
+    ]
+    if not rows:
+        print("no task has written down a lease")
+        return 0
+    for lease, task, name, ids in [("LEASE", "TASK", "DAG/RUN/TASK", "LEASE IDS"), *rows]:
+        print(f"{lease:8} {task:8} {name}  {ids}")
+    left = sum(lease != "ended" and task == "over" for lease, task, _, _ in rows)
+    if left:
+        print(f"{left} may have outlived their task: airflow-ext vault sweep revokes them")
     return 0
+
+
+def _ids(record: Mapping[str, object]) -> str:
+    found = record.get("leases")
+    return ", ".join(str(each) for each in found) if isinstance(found, list) else ""
 
 
 def _sweep(args: argparse.Namespace) -> int:
     from airflow_ext.cli.vault_records import stored_records
     from airflow_ext.vault.sweeping import is_alive, revoke_record
 
-    client, left = _backend().client, 0
+    client, done, left = _backend().client, 0, 0
     for stored in stored_records():
         if stored.running or is_alive(client, stored.record) is False:
             continue
         if args.dry_run:
-            print(f"would revoke {stored.name}: {', '.join(stored.record.get('leases') or [])}")
+            print(f"would revoke {stored.name}: {_ids(stored.record)}")
+            done += 1
         elif revoke_record(client, stored.record):
-            print(f"revoked {stored.name}")
+            print(f"revoked {stored.name}: {_ids(stored.record)}")
+            done += 1
         else:
-            print(f"NOT revoked {stored.name}: the policy does not allow it, or it is of another Vault")
+            print(
+                f"NOT revoked {stored.name}: it is of another Vault, or a policy with path "
+                '"auth/token/revoke-accessor" { capabilities = ["update"] } is missing'
+            )
             left += 1
+    if not done and not left:
+        print("nothing is left to revoke")
+    elif args.dry_run:
+        print("nothing was revoked; leave --dry-run out to do it")
     return 1 if left else 0
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_ext.exceptions import InvalidError, VaultDeniedError
 from airflow_ext.vault import admin
+from airflow_ext.vault.cache import Document
+from airflow_ext.vault.documents import connection_value
 
 if TYPE_CHECKING:
     from airflow_ext.secrets.vault import VaultBackend
@@ -25,18 +27,26 @@ def migrate(backend: VaultBackend, *, write: bool, overwrite: bool, only: str) -
     """
     if backend.mount_point is None or not backend.connections_path:
         raise InvalidError("migrate needs mount_point and connections_path in the backend's arguments")
-    failed = 0
+    counts: dict[str, int] = {}
     for kind, key, source, document in _items():
         if not re.fullmatch(only, key):
             continue
         try:
             verb = _copy(backend, kind, key, document, write=write, overwrite=overwrite)
         except (VaultDeniedError, InvalidError) as error:
-            verb, failed = f"FAILED ({error})", failed + 1
+            verb = f"FAILED ({error})"
+        counts[verb.split()[0]] = counts.get(verb.split()[0], 0) + 1
         print(f"{kind} {key} (from {source}): {verb}")
-    if not write:
-        print("nothing was written; add --write to do it")
-    return 1 if failed else 0
+    print(_summary(counts, write=write))
+    return 1 if counts.get("FAILED") else 0
+
+
+def _summary(counts: Mapping[str, int], *, write: bool) -> str:
+    if not counts:
+        return "there is nothing to copy"
+    names = {"would": "to be written", "written": "written", "is": "in Vault already", "FAILED": "failed"}
+    told = ", ".join(f"{counts[verb]} {name}" for verb, name in names.items() if verb in counts)
+    return told if write else f"{told}; nothing was written, add --write to do it"
 
 
 def _copy(
@@ -46,16 +56,27 @@ def _copy(
     if not folders:
         raise InvalidError("the backend reads no variables: set variables_path")
     mount, path = str(backend.mount_point), admin.checked_path(f"{folders[0]}/{key}")
-    known = (
-        admin.metadata(backend.client, mount, path)
-        if backend.client.settings.kv_engine_version == 2
-        else None
-    )
-    if known is not None and not overwrite:
-        return "is in Vault already"
+    if kind == "connection":
+        connection_value(Document(path, document))  # what could not be read back is not written
+    known = None
+    if backend.client.settings.kv_engine_version == 2:
+        known = admin.metadata(backend.client, mount, path)
+        there = _is_there(known)
+    else:
+        there = backend.client.read(mount, path).document is not None
+    if there and not overwrite:
+        return "is in Vault already" + ("" if write else "; --overwrite would replace it")
     if not write:
         return f"would go to {backend.client.api_path(mount, path)}"
     return _write(backend, mount, path, document, known)
+
+
+def _is_there(known: Mapping[str, Any] | None) -> bool:
+    """Tell whether the newest version can be read: one that was deleted may be written anew."""
+    if known is None:
+        return False
+    newest = (known.get("versions") or {}).get(str(known.get("current_version"))) or {}
+    return bool(newest) and not newest.get("deletion_time") and not newest.get("destroyed")
 
 
 def _write(
@@ -86,8 +107,11 @@ def _of_environment() -> Iterator[Item]:
 
 def _document(value: str) -> dict[str, Any]:
     if value.lstrip().startswith("{"):
-        found: dict[str, Any] = json.loads(value)
-        return found
+        try:
+            found = json.loads(value)
+        except ValueError:
+            return {"extra": "{"}  # fails by itself, without its text being shown
+        return dict(found)
     return {"conn_uri": value}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,15 @@ class VaultHook(BaseHook):
         """
         return self.backend().client
 
+    async def aget_conn(self) -> VaultClient:
+        """Return the client, for a trigger.
+
+        :raises InvalidError: If there is neither a backend nor a usable connection.
+        """
+        if self.vault_conn_id is None:
+            return (await asyncio.to_thread(configured_backend)).client
+        return self._backend_of(await self.aget_connection(self.vault_conn_id)).client
+
     def backend(self) -> VaultBackend:
         """Return the backend whose client and mount are used.
 
@@ -92,9 +102,11 @@ class VaultHook(BaseHook):
         """
         if self.vault_conn_id is None:
             return configured_backend()
+        return self._backend_of(self.get_connection(self.vault_conn_id))
+
+    def _backend_of(self, connection: Connection) -> VaultBackend:
         from airflow_ext.secrets.vault import VaultBackend
 
-        connection = self.get_connection(self.vault_conn_id)
         if str(connection.conn_type) != self.conn_type:
             raise InvalidError(
                 f"vault_conn_id={self.vault_conn_id!r} has the connection type {connection.conn_type!r}: give one of type"

@@ -37,8 +37,13 @@ def postgres(work: Path) -> Iterator[LocalPostgres]:
 def vault(postgres: LocalPostgres) -> Iterator[LocalVault]:
     """The Vault-compatible server that has connections whose id begins with ``vault_``, and makes roles in PostgreSQL."""
     with LocalVault() as server:
-        may = {"secret/data/connections/*": ["read"], "database/creds/*": ["read"]}
-        server.policy("airflow", {**may, "auth/token/create": ["create", "update"]})
+        may = {
+            "secret/data/connections/*": ["read"],
+            "database/creds/*": ["read"],
+            "secret/metadata/*": ["read", "list"],
+        }
+        leases = {"auth/token/create": ["create", "update"], "auth/token/revoke-accessor": ["update"]}
+        server.policy("airflow", {**may, **leases})
         yield server
 
 
@@ -66,7 +71,9 @@ def airflow(work: Path, postgres: LocalPostgres, vault: LocalVault) -> Iterator[
             "AIRFLOW_EXT_TEST_WORK": str(scratch),
             "AIRFLOW__AIRFLOW_EXT__CONTRACT_CHANNELS": json.dumps({"email": MAIL}),
             "AIRFLOW__SECRETS__BACKEND": "airflow_ext.secrets.vault.VaultBackend",
-            "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({**secrets, **only_connections}),
+            "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps(
+                {**secrets, **only_connections, "shared_cache": True}
+            ),
             # A killed worker is noticed within a minute, not within five.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,9 @@ from airflow_ext.testing.airflow_client import AirflowClient
 from airflow_ext.testing.local_airflow import LocalAirflow
 from airflow_ext.testing.postgres import LocalPostgres
 from airflow_ext.testing.vault import LocalVault
+from airflow_ext.vault import VaultClient, VaultSettings
+from airflow_ext.vault.lease_model import LeaseSpec, Owner
+from airflow_ext.vault.leases import LeaseSession
 from tests.unit.vault.leased import connect, eventually, roles, sessions
 
 DAG_ID = "vault_leases"
@@ -33,7 +37,7 @@ def canary(vault: LocalVault, postgres: LocalPostgres) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(airflow: LocalAirflow, canary: str, scratch: Path) -> dict[str, Any]:
+def run(airflow: LocalAirflow, canary: str, scratch: Path, vault: LocalVault) -> dict[str, Any]:
     """One run whose tasks end in all ways; returns their states."""
     client = airflow.client
     client.wait_for_dags([DAG_ID])
@@ -43,6 +47,8 @@ def run(airflow: LocalAirflow, canary: str, scratch: Path) -> dict[str, Any]:
     client.request(
         "PATCH", f"/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/sleep", json={"new_state": "failed"}
     )
+    _until(lambda: client.states(DAG_ID, run_id).get("version") == "deferred")
+    vault.write("secret/connections/vault_version", {"conn_type": "http"})
     ended = {"success", "failed"}
     _until(lambda: set(client.states(DAG_ID, run_id).values()) <= ended)
     return {"run_id": run_id, "states": client.states(DAG_ID, run_id)}
@@ -65,12 +71,20 @@ def test_every_way_to_end_leaves_no_role_and_no_session(
 ) -> None:
     """Success, failure, deferral, the user marking a task as failed (SIGTERM, then SIGKILL), and SIGKILL."""
     failed = {"fail": "failed", "kill": "failed", "sleep": "failed"}
-    assert run["states"] == {"succeed": "success", "defer": "success", "decorated": "success", **failed}
+    well = dict.fromkeys(("succeed", "defer", "decorated", "version"), "success")
+    assert run["states"] == {**well, **failed}
     _until(lambda: not Path(f"/proc/{_note(scratch, 'sleep')['pid']}").exists())
     eventually(lambda: not roles(postgres) and not sessions(postgres), seconds=2)
-    names = {_note(scratch, each)["login"] for each in run["states"]}
-    assert len(names) == len(run["states"]), "two tasks shared a lease"
+    holders = set(run["states"]) - {"version"}
+    names = {_note(scratch, each)["login"] for each in holders}
+    assert len(names) == len(holders), "two tasks shared a lease"
     assert vault.leases() == []
+
+
+def test_a_sensor_waits_in_the_triggerer_for_a_new_version(
+    run: dict[str, Any], client: AirflowClient
+) -> None:
+    assert client.xcom(DAG_ID, run["run_id"], "version") == 1
 
 
 def test_a_deferred_task_gets_new_credentials_when_it_resumes(
@@ -90,6 +104,83 @@ def test_the_logins_are_few_and_nothing_is_leased_by_commands(
     assert len(vault.calls(path="database/creds/etl")) == made
 
 
+COMMANDS = """
+import json, sys
+from airflow.models import Variable
+from airflow.models.dagrun import DagRun
+from airflow.models.task_state_store import TaskStateStoreModel
+from airflow.utils.session import create_session
+from sqlalchemy import select
+from airflow_ext.cli.main import main
+from airflow_ext.secrets._vault_leases import STATE_KEY
+
+record, dag_id, run_id = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+with create_session() as session:
+    number = session.scalar(select(DagRun.id).where(DagRun.run_id == run_id, DagRun.dag_id == dag_id))
+    given = {"dag_run_id": number, "dag_id": dag_id, "run_id": run_id, "task_id": "version", "map_index": -1}
+    session.add(TaskStateStoreModel(**given, key=STATE_KEY, value=json.dumps({"sessions": [record]})))
+    Variable.set("migrated_variable", "of-the-metadata", session=session)
+some = ["--only", "migrated.*"]
+for words in (
+    ["leases"], ["sweep", "--dry-run"], ["sweep"], ["sweep"],
+    ["migrate", *some], ["migrate", *some, "--write"], ["migrate", *some, "--write"],
+):
+    print("##", *words)
+    print("status", main(["vault", *words]))
+"""
+
+
+def test_the_commands_find_what_tasks_left_and_copy_what_is_elsewhere(
+    run: dict[str, Any], airflow: LocalAirflow, vault: LocalVault, postgres: LocalPostgres
+) -> None:
+    """``leases``, ``sweep`` and ``migrate``, each as it would be run by hand; ``version`` is a task that leased nothing."""
+    client = VaultClient(VaultSettings(url=vault.url, token=vault.root_token))
+    left = LeaseSession(client, Owner(DAG_ID, run["run_id"], "version"), warden=False, threaded=False)
+    left.credentials(LeaseSpec("database/creds/etl"))
+    password = secrets.token_urlsafe(18)
+    command = [airflow.python, "-c", COMMANDS, json.dumps(left.ids()), DAG_ID, run["run_id"]]
+    kwargs = json.dumps({"url": vault.url, "token": vault.root_token})
+    environment = {
+        **airflow.environment,
+        "AIRFLOW__SECRETS__BACKEND_KWARGS": kwargs,
+        "AIRFLOW_CONN_MIGRATED_URI": f"postgres://me:{password}@db/app",
+        "AIRFLOW_CONN_MIGRATED_BAD": '{"conn_type": "postgres", "pasword": "' + password + '"}',
+    }
+    done = subprocess.run(
+        command, cwd=airflow.home, env=environment, capture_output=True, text=True, check=False
+    )
+    client.close()
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = dict(zip(COMMAND_NAMES, done.stdout.split("## ")[1:], strict=True))
+    name = f"{DAG_ID}/{run['run_id']}/version"
+    assert f"lives    over     {name}" in told["leases"]
+    assert f"ended    over     {DAG_ID}/{run['run_id']}/kill" in told["leases"]
+    assert f"would revoke {name}" in told["dry"]
+    assert f"revoked {name}" in told["sweep"]
+    eventually(lambda: not roles(postgres))
+    assert "nothing is left to revoke" in told["sweep again"]
+    assert (
+        "connection migrated_uri (from environment): would go to secret/data/connections/migrated_uri"
+        in told["plan"]
+    )
+    assert "variable migrated_variable (from metadata): would go to" in told["plan"]
+    assert "FAILED (connections/migrated_bad has keys no connection has (pasword)" in told["plan"]
+    assert "2 to be written, 1 failed; nothing was written" in told["plan"]
+    assert "2 written, 1 failed" in told["write"]
+    assert "2 in Vault already, 1 failed" in told["write again"]
+    assert "status 1" in told["write"]
+    assert vault.admin("GET", "secret/data/variables/migrated_variable")["data"] == {
+        "value": "of-the-metadata"
+    }
+    assert vault.admin("GET", "secret/data/connections/migrated_uri")["data"] == {
+        "conn_uri": environment["AIRFLOW_CONN_MIGRATED_URI"]
+    }
+    assert password not in done.stdout + done.stderr
+
+
+COMMAND_NAMES = ("leases", "dry", "sweep", "sweep again", "plan", "write", "write again")
+
+
 def test_no_secret_is_to_be_seen_anywhere(
     run: dict[str, Any], canary: str, airflow: LocalAirflow, client: AirflowClient, vault: LocalVault
 ) -> None:
@@ -100,7 +191,7 @@ def test_no_secret_is_to_be_seen_anywhere(
     # as it was printed, whatever backend a secret is from: docs/vault.md, Masking.
     seen = [
         f"{path}: {form!r}"
-        for path in airflow.home.rglob("*")
+        for path in (*airflow.home.rglob("*"), *Path("/dev/shm").glob("airflow-ext-vault-*/*"))  # noqa: S108
         if path.is_file() and path.suffix != ".pyc"
         for line in path.read_bytes().splitlines()
         if not (path.parent.name == "components" and b"could not use" in line)

@@ -15,6 +15,8 @@ import pendulum
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import DAG, BaseHook, BaseOperator, Context, task
 
+from airflow_ext.sensors.vault import VaultSecretVersionSensor
+
 CONNECTION = "vault_warehouse"
 SCRATCH = Path(os.environ.get("AIRFLOW_EXT_TEST_WORK", "."))
 log = logging.getLogger(__name__)
@@ -82,4 +84,5 @@ with DAG(
         hold(cast("Any", {"ti": ti}), connection)
         return str(connection.login)
 
+    VaultSecretVersionSensor(task_id="version", path="connections/vault_version", poll_interval=1)
     cast("Any", decorated)()  # the first argument is given by the decorator

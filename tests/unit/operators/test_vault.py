@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,13 @@ import psycopg2
 import pytest
 from airflow.sdk._shared.secrets_masker import _secrets_masker, redact
 from airflow.sdk.configuration import clear_secrets_backends_cache
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 
 from airflow_ext.operators import vault as operators
 from airflow_ext.sensors.vault import VaultSecretVersionSensor
 from airflow_ext.testing.postgres import LocalPostgres
 from airflow_ext.testing.vault import LocalVault
+from airflow_ext.triggers.vault import VaultSecretVersionTrigger
 from airflow_ext.vault.client import forget_shared_clients
 from tests.unit.vault.leased import connect, roles
 
@@ -129,9 +132,54 @@ def test_a_certificate_is_issued_into_a_folder(vault: LocalVault, tmp_path: Path
 
 
 def test_the_sensor_waits_for_a_new_version(vault: LocalVault) -> None:
-    sensor = VaultSecretVersionSensor(task_id="t", path="connections/a", newer_than=1)
+    sensor = VaultSecretVersionSensor(task_id="t", path="connections/a", newer_than="1")
     for expected in (False, False, True):
         found = sensor.poke({})
         assert found.is_done is expected
         vault.write("secret/connections/a", {"one": 1})
+    assert sensor.execute({}) == 3
     assert not vault.calls(path="secret/data/*")
+
+
+def test_the_sensor_waits_in_the_triggerer_and_many_ask_together(vault: LocalVault) -> None:
+    """An outage is waited out."""
+    vault.write("secret/connections/a", {"one": 1})
+    sensor = VaultSecretVersionSensor(task_id="t", path="/connections/a/", newer_than=1, poll_interval=0.2)
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute({})
+    path, arguments = deferred.value.trigger.serialize()
+    assert path == "airflow_ext.triggers.vault.VaultSecretVersionTrigger"
+    vault.forget_calls()
+    vault.fail(503, times=3, path="secret/metadata/*")
+
+    async def wait() -> list[Any]:
+        waiting = [
+            asyncio.create_task(anext(VaultSecretVersionTrigger(**arguments).run())) for _ in range(50)
+        ]
+        await asyncio.sleep(0.3)
+        vault.write("secret/connections/a", {"one": 2})
+        return [event.payload for event in await asyncio.gather(*waiting)]
+
+    events = asyncio.run(wait())
+    assert {sensor.execute_complete({}, each) for each in events} == {2}
+    assert len(vault.calls(path="secret/metadata/*")) < 50
+    assert not vault.calls(path="secret/data/*")
+
+
+def test_the_sensor_ends_when_denied_or_late(vault: LocalVault) -> None:
+    sensor = VaultSecretVersionSensor(task_id="t", path="a", mount="closed", timeout=5)
+    late = VaultSecretVersionTrigger(path="a", poll_interval=0.1, deadline=time.time() - 1)
+    denied = VaultSecretVersionTrigger(path="a", mount="closed")
+
+    async def event(trigger: VaultSecretVersionTrigger) -> Any:
+        return (await anext(trigger.run())).payload
+
+    with pytest.raises(AirflowFailException, match="closed/metadata/a"):
+        sensor.execute_complete({}, asyncio.run(event(denied)))
+    with pytest.raises(AirflowSensorTimeout, match="no version above 0 after 5 s"):
+        sensor.execute_complete({}, asyncio.run(event(late)))
+    for unknown in (None, {"status": "well"}):
+        with pytest.raises(ValueError, match="is none of VaultSecretVersionTrigger"):
+            sensor.execute_complete({}, unknown)
+    with pytest.raises(AirflowFailException, match="newer_than='x'"):
+        VaultSecretVersionSensor(task_id="t", path="a", newer_than="x").execute({})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import os
+import secrets
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import pytest
+from airflow.sdk._shared.secrets_masker import redact
 from airflow.sdk.execution_time import supervisor
 
 from airflow_ext.testing.vault import LocalVault
@@ -62,16 +64,27 @@ def test_a_bundle_is_one_read_for_many_connections(vault: LocalVault, make_backe
     assert backend.get_connection("bad") is None
 
 
-def test_ten_thousand_ids_are_read_and_kept_within_bounds(
+def test_ten_thousand_ids_are_one_read_from_a_bundle_and_all_masked(
+    vault: LocalVault, make_backend: MakeBackend
+) -> None:
+    made = {f"c{number}": {"conn_type": "http", "password": secrets.token_hex(9)} for number in range(10_000)}
+    vault.write("secret/connections/all", made)
+    backend = make_backend(bundles="connections/all")
+    for key, fields in made.items():
+        assert json.loads(str(backend.get_conn_value(key))) == fields
+    assert len(vault.calls()) == 2
+    assert str(redact(f"x {made['c5000']['password']}")) == "x ***"
+
+
+def test_ids_that_are_missing_cost_a_call_each_and_are_remembered(
     vault: LocalVault, make_backend: MakeBackend
 ) -> None:
     backend = make_backend()
-    for number in range(300):
-        backend.get_conn_value(f"missing_{number}")
+    for _ in range(2):
+        for number in range(100):
+            assert backend.get_conn_value(f"missing_{number}") is None
     assert len(vault.calls(path="auth/*")) == 1
-    for number in range(300):
-        backend.get_conn_value(f"missing_{number}")
-    assert len(vault.calls(path="secret/data/*")) == 300
+    assert len(vault.calls(path="secret/data/*")) == 100
 
 
 def test_prefetch_reads_together_with_one_login(vault: LocalVault, make_backend: MakeBackend) -> None:
