@@ -153,9 +153,10 @@ def test_the_sensor_waits_in_the_triggerer_and_many_ask_together(vault: LocalVau
     vault.fail(503, times=3, path="secret/metadata/*")
 
     async def wait() -> list[Any]:
-        waiting = [
-            asyncio.create_task(anext(VaultSecretVersionTrigger(**arguments).run())) for _ in range(50)
-        ]
+        async def one() -> Any:
+            return await anext(VaultSecretVersionTrigger(**arguments).run())
+
+        waiting = [asyncio.create_task(one()) for _ in range(50)]
         await asyncio.sleep(0.3)
         vault.write("secret/connections/a", {"one": 2})
         return [event.payload for event in await asyncio.gather(*waiting)]
