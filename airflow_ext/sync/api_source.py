@@ -46,7 +46,7 @@ def _incremental(table: SyncApi, job: DltJob) -> dict[str, Any]:
     told: dict[str, Any] = {"cursor_path": table.cursor}
     if table.mode != "append":
         # dlt would drop a row it knows by its key at the last value, also one that has changed since.
-        told["primary_key"] = ()
+        told["primary_key"] = []
     if table.cursor_param:
         told["start_param"] = table.cursor_param
     if job.window:
