@@ -239,7 +239,7 @@ def _load(
         DltPair(
             source_url=stage.url,
             destination=destination,
-            destination_url=stage.url if destination == "postgres" else str(stage.folder / f"{name}.duckdb"),
+            destination_url=stage.url if destination == "postgres" else str(stage.folder / f"{name}_file.duckdb"),
             dataset=name,
         ),
         folder=stage.folder / "kills",
@@ -273,7 +273,7 @@ def _differences(stage: _Stage, destination: str, name: str, tables: Any) -> dic
         if destination == "postgres":
             there = stage.server.execute(sums.format(name), database="shop")
         else:
-            with duckdb.connect(str(stage.folder / f"{name}.duckdb"), read_only=True) as file:
+            with duckdb.connect(str(stage.folder / f"{name}_file.duckdb"), read_only=True) as file:
                 there = file.execute(sums.format(name)).fetchall()
         if [tuple(map(int, row)) for row in there] != [tuple(map(int, row)) for row in source]:
             found[table.name] = str(there)

@@ -96,12 +96,15 @@ class _DuckdbSession:
         self._connection = connection
         self._dataset = dataset
         self._making = making
+        ((catalog,),) = self.fetch("SELECT current_database()")
+        # With the file's own name: raw.duckdb may hold a schema raw, and "raw" alone would be either.
+        self._schema = f"{quoted(catalog)}.{quoted(dataset)}"
 
     def type_of(self, column: Column) -> str:
         return duckdb_type(column)
 
     def name(self, table: str) -> str:
-        return f"{quoted(self._dataset)}.{quoted(table)}"
+        return f"{self._schema}.{quoted(table)}"
 
     def there(self, table: str) -> bool:
         return bool(self._columns(table))
@@ -112,7 +115,7 @@ class _DuckdbSession:
             there = self._columns(table)
             if not there:
                 listed = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
-                self.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(self._dataset)}")
+                self.execute(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
                 self.execute(f"CREATE TABLE IF NOT EXISTS {self.name(table)} ({listed})")
             else:
                 for name, kind in columns.items():

@@ -259,6 +259,14 @@ def test_names_are_those_of_dlt(name: str) -> None:
     assert normal(name) == Schema("names").naming.normalize_identifier(name)
 
 
+def test_a_file_may_have_the_name_of_the_schema(source: Any, syncs: Any) -> None:
+    source("CREATE TABLE t (id int)", "INSERT INTO t VALUES (1)")
+    syncs.file = syncs.file.with_name("raw.duckdb")
+    table = SyncTable("t", primary_key="id")
+    assert [rows_of(syncs(table)) for _ in range(2)] == [1, 1]
+    assert syncs.rows("SELECT id FROM raw.raw.t") == [(1,)]
+
+
 def test_two_columns_of_one_name_are_for_the_author_to_fix(source: Any, syncs: Any) -> None:
     source('CREATE TABLE t (id int, "Id" int)')
     status = syncs(SyncTable("t", mode="append"))
