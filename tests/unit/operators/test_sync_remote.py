@@ -1,15 +1,12 @@
-"""SyncOperator and ResyncOperator against the local servers of both vendors."""
+"""SyncOperator against the local servers of both vendors."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from datetime import time as clock
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from airflow.sdk import DAG, Asset, AssetAlias
@@ -23,8 +20,7 @@ from airflow.sdk.exceptions import (
 from airflow_ext.contracts import Contract
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.exceptions import SyncFailedError, SyncUnavailableError
-from airflow_ext.operators._sync_resync import opens
-from airflow_ext.operators.sync import ResyncOperator, SchemaGate, SyncOperator, SyncWait
+from airflow_ext.operators.sync import SchemaGate, SyncOperator, SyncWait
 from airflow_ext.testing.airbyte import JobScript, LocalAirbyte
 from airflow_ext.testing.fivetran import LocalFivetran, SyncScript, Tables
 from airflow_ext.triggers.sync import SyncTrigger
@@ -321,55 +317,6 @@ def test_an_outage_while_waiting_leaves_the_run_for_the_next_try(airbyte: LocalA
     make("ab").execute(context(state, try_number=2))
     assert posts(airbyte) == 1
     assert not airbyte.calls(method="DELETE")
-
-
-def test_tables_are_loaded_anew_some_at_a_time_and_a_retry_goes_on(fivetran: LocalFivetran) -> None:
-    tables = [f"public.t{number}" for number in range(3)]
-    fivetran.connection(
-        "shop",
-        SyncScript(seconds=0),
-        SyncScript(seconds=0, outcome="fail"),
-        SyncScript(seconds=0),
-        tables=tables,
-    )
-    state = TaskState()
-
-    def run(try_number: int) -> Any:
-        with DAG("ingest", schedule=None):
-            task = ResyncOperator(
-                task_id="again",
-                sync_conn_id="ft",
-                sync="shop",
-                scope=",".join(tables),
-                at_a_time=2,
-                deferrable=False,
-                waiting=FAST,
-            )
-        return task.execute(context(state, try_number=try_number))
-
-    with pytest.raises(SyncFailedError):
-        run(1)
-    assert len(run(2)["runs"]) == 2
-    assert [call.body for call in fivetran.calls(method="POST", path="*/resync")] == [
-        {"scope": {"public": ["t0", "t1"]}},
-        {"scope": {"public": ["t2"]}},
-        {"scope": {"public": ["t2"]}},
-    ]
-
-
-def test_a_resync_waits_for_its_hours() -> None:
-    berlin = ZoneInfo("Europe/Berlin")
-    night = (clock(22), clock(5))
-
-    def at(hour: int, day: int = 29) -> str | None:
-        found = opens(datetime(2026, 3, day, hour, tzinfo=berlin), *night, berlin)
-        return None if found is None else datetime.fromtimestamp(found, berlin).isoformat()
-
-    assert [at(23), at(4)] == [None, None]
-    assert at(12, 28) == "2026-03-28T22:00:00+01:00"
-    assert at(12) == "2026-03-29T22:00:00+02:00"  # the clocks went forward that night
-    early = opens(datetime(2026, 3, 1, 6, tzinfo=UTC), night[1], night[0], ZoneInfo("UTC"))
-    assert early is None
 
 
 @pytest.mark.parametrize(
