@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetWatcher, task
@@ -26,7 +27,14 @@ with DAG("sync_three", schedule=None) as three:
     SyncOperator(
         task_id="embedded", sync_conn_id="it_embedded", tables=[SyncTable("parcels", mode="replace")]
     )
-    SyncSensor(task_id="fresh", sync_conn_id="it_fivetran", sync="shop", poll_interval=1)
+    # It may begin after the sync has ended.
+    SyncSensor(
+        task_id="fresh",
+        sync_conn_id="it_fivetran",
+        sync="shop",
+        within=timedelta(minutes=10),
+        poll_interval=1,
+    )
 
 with DAG("sync_follows", schedule=[Asset("sync/it_fivetran/shop/shop_public.orders")]):
     SyncOperator(
