@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Engine
 
 from airflow_ext.sla import sla
+from airflow_ext.sla.ledger.models import OccurrenceRow, PolicyRow
 from tests.unit.sla.world import CALLBACK, World
 
 COUNT = int(os.environ.get("AIRFLOW_EXT_HISTORIES", "60"))
@@ -142,7 +143,8 @@ def test_random_histories_come_out_as_by_hand(database: Engine) -> None:
         world.tick_at(look)
         for history in histories:
             believe(history, look)
+    names = {row.id: row.dag_id for row in world.rows(PolicyRow)}
+    states = {(names[row.policy_id], row.local_date): row.state for row in world.rows(OccurrenceRow)}
     for history in histories:
-        found = {name: state for name, (state, _) in world.states(history.name).items()}
-        judged = {day: found[f"{day} 0600"] for day in DAYS}
+        judged = {day: states[history.name, day] for day in DAYS}
         assert judged == history.believed, f"seed {seed}, {history}"
