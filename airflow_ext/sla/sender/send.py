@@ -121,6 +121,14 @@ class _Round:
             new = [entry.id for entry in some.entries if "digest" not in entry.thread]
             if some.digest and new:
                 write(self.session, self.token, new, thread_ref=_reference({"digest": some.digest}))
+        # What may have been told under its own key is told again under it, not in a digest, which has another one.
+        alone = [
+            entry.id
+            for some in groups
+            for entry in some.entries
+            if not some.digest and not entry.over and not entry.thread
+        ]
+        write(self.session, self.token, alone, thread_ref=_reference({"alone": True}))
 
     def calls(self, groups: list[Group], base_url: str) -> list[Call]:
         """Return the calls that tell the groups."""
@@ -151,7 +159,7 @@ class _Round:
         self.report.sent += len(ids)
         self.report.digested += len(ids) if some.digest else 0
         known: dict[str, Any] = {
-            name: value for name, value in some.entries[0].thread.items() if name != "digest"
+            name: value for name, value in some.entries[0].thread.items() if name not in ("digest", "alone")
         }
         if some.digest:
             known["digest"] = some.digest

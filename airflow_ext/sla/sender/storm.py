@@ -72,13 +72,16 @@ def group(
     breaker.forget(window=settings.window, now=now)
     of_target: dict[Target, dict[tuple[str, bool], list[Entry]]] = defaultdict(lambda: defaultdict(list))
     fixed: dict[tuple[Target, str, bool], list[Entry]] = defaultdict(list)
+    alone: list[Group] = []
     for entry in entries:
         assert entry.target is not None  # noqa: S101  those without were taken out
         if digest := entry.thread.get("digest", ""):
             fixed[entry.target, digest, entry.over].append(entry)
+        elif entry.thread.get("alone") and not entry.over:
+            alone.append(Group(entry.target, [entry]))
         else:
             of_target[entry.target][entry.owner, entry.over].append(entry)
-    groups = [Group(target, _sorted(some), digest) for (target, digest, _), some in fixed.items()]
+    groups = alone + [Group(target, _sorted(some), digest) for (target, digest, _), some in fixed.items()]
     waiting: list[Entry] = []
     for target, owners in of_target.items():
         made, held = _of_target(target, owners, breaker=breaker, settings=settings, now=now)
