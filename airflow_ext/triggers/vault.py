@@ -112,7 +112,7 @@ class VaultSecretVersionTrigger(BaseTrigger):
         poll_interval: float = 60.0,
         deadline: float | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own has no types
         self.path, self.newer_than, self.mount, self.vault_conn_id = path, newer_than, mount, vault_conn_id
         self.poll_interval, self.deadline = poll_interval, deadline
 

@@ -32,7 +32,7 @@ def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalVault]:
             "admin", dict.fromkeys(("secret/*", "database/*", "transit/*", "pki/*", "sys/*"), everything)
         )
         monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", "airflow_ext.secrets.vault.VaultBackend")
-        kwargs = {"url": server.url, "token": server.token(policies=["admin"])}
+        kwargs = {"url": server.url, "token": server.token(policies=["admin"]), "breaker_seconds": 0.3}
         monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND_KWARGS", json.dumps(kwargs))
         yield server
         forget_shared_clients()
@@ -152,14 +152,14 @@ def test_the_sensor_waits_in_the_triggerer_and_many_ask_together(vault: LocalVau
     vault.forget_calls()
     vault.fail(503, times=3, path="secret/metadata/*")
 
-    async def wait() -> list[Any]:
-        async def one() -> Any:
-            return await anext(VaultSecretVersionTrigger(**arguments).run())
+    async def one() -> Any:
+        return (await anext(VaultSecretVersionTrigger(**arguments).run())).payload
 
+    async def wait() -> list[Any]:
         waiting = [asyncio.create_task(one()) for _ in range(50)]
         await asyncio.sleep(0.3)
         vault.write("secret/connections/a", {"one": 2})
-        return [event.payload for event in await asyncio.gather(*waiting)]
+        return list(await asyncio.gather(*waiting))
 
     events = asyncio.run(wait())
     assert {sensor.execute_complete({}, each) for each in events} == {2}
