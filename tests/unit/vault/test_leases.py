@@ -18,6 +18,7 @@ from airflow_ext.testing.postgres import LocalPostgres
 from airflow_ext.testing.vault import LocalVault
 from airflow_ext.vault.lease_model import LeaseSpec, Owner
 from airflow_ext.vault.leases import LeaseSession
+from benchmarks._vault_lease_cases import Stage, canaries
 from tests.paths import ROOT
 from tests.unit.vault.conftest import Clock, MakeClient
 from tests.unit.vault.leased import connect, eventually, roles, sessions
@@ -274,3 +275,17 @@ def test_a_lost_worker_leaves_nothing_longer_than_the_lifetime_of_a_token(
     os.killpg(started.pid, signal.SIGKILL)
     eventually(lambda: not roles(postgres) and not sessions(postgres), seconds=4)
     started.communicate()
+
+
+@pytest.mark.usefixtures("make_session")
+def test_a_leased_password_is_in_the_memory_of_its_task_alone(
+    vault: LocalVault, postgres: LocalPostgres
+) -> None:
+    """Not in that of the warden, its environment or command line, nor in a file of what tasks share."""
+    role_id, secret_id = vault.approle("etl", policies=["etl"])
+    try:
+        seen = canaries(Stage(vault, postgres, role_id, secret_id))
+    except PermissionError:
+        pytest.skip("this system lets nobody but root look into the memory of a process")
+    assert seen["task"] > 0
+    assert (seen["warden"], seen["files"]) == (0, 0)
