@@ -97,7 +97,9 @@ def test_a_deferred_task_gets_new_credentials_when_it_resumes(
 def test_the_logins_are_few_and_nothing_is_leased_by_commands(
     run: dict[str, Any], airflow: LocalAirflow, vault: LocalVault
 ) -> None:
-    assert len(vault.calls(path="auth/approle/login")) <= 12  # processes of four components and three workers
+    assert (
+        len(vault.calls(path="auth/approle/login")) <= 14
+    )  # processes of four components, three workers, a trigger
     made = len(vault.calls(path="database/creds/etl"))
     shown = airflow.command("connections", "get", "vault_warehouse", "--output", "json").stdout
     assert "leased-per-task" in shown
