@@ -239,7 +239,9 @@ def _load(
         DltPair(
             source_url=stage.url,
             destination=destination,
-            destination_url=stage.url if destination == "postgres" else str(stage.folder / f"{name}_file.duckdb"),
+            destination_url=stage.url
+            if destination == "postgres"
+            else str(stage.folder / f"{name}_file.duckdb"),
             dataset=name,
         ),
         folder=stage.folder / "kills",
