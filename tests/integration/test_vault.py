@@ -47,6 +47,8 @@ def run(airflow: LocalAirflow, canary: str, scratch: Path, vault: LocalVault) ->
     client.request(
         "PATCH", f"/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/sleep", json={"new_state": "failed"}
     )
+    # Not as soon as the sensor waits, for the reason in the DAG's file.
+    _until(lambda: client.states(DAG_ID, run_id).get("defer") in ("success", "failed"))
     _until(lambda: client.states(DAG_ID, run_id).get("version") == "deferred")
     vault.write("secret/connections/vault_version", {"conn_type": "http"})
     ended = {"success", "failed"}

@@ -59,7 +59,8 @@ class Holds(BaseOperator):
         if self.how == "sleep":
             time.sleep(120)
         if self.how == "defer":
-            trigger = TimeDeltaTrigger(timedelta(seconds=1))
+            # A trigger that fires before the scheduler has heard of the deferral fails the task: that is Airflow's own race.
+            trigger = TimeDeltaTrigger(timedelta(seconds=6))
             self.defer(trigger=trigger, method_name="resume", kwargs={"first": first})
         return str(first)
 
