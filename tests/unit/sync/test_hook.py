@@ -104,5 +104,6 @@ def test_the_form_has_the_fields_the_hook_reads() -> None:
     )
     assert form["hook-name"] == DltHook.hook_name
     assert set(form["conn-fields"]) == {
-        *["source_conn_id", "destination_conn_id", "dataset", "backend", "chunk_rows"]
+        *["source_conn_id", "destination_conn_id", "dataset", "backend", "chunk_rows"],
+        *["parallel", "lock_seconds"],
     }
