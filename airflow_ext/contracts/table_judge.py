@@ -101,7 +101,8 @@ class TableJudge:
                 what = (
                     "is missing" if column is None else f"is {column.type}, which cannot hold the partition"
                 )
-                self.reasons.append(Reason("partition", f"rows by {name}", f"{name} {what}", columns=(name,)))
+                # about no column alone: no rule of any column can be judged, so it concerns whoever reads any
+                self.reasons.append(Reason("partition", f"rows by {name}", f"{name} {what}"))
                 self.skipped.append("all rules about rows: the partition cannot be found")
                 return None
         columns = {

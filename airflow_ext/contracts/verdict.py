@@ -81,7 +81,8 @@ class Reason:
             expected=_cut(self.expected),
             actual=_cut(self.actual),
             table=_cut(self.table),
-            columns=tuple(_cut(name) for name in self.columns[:MAX_REASONS]),
+            # of more columns than are kept nobody could be told that his is not among them
+            columns=tuple(map(_cut, self.columns)) if len(self.columns) <= MAX_REASONS else (),
             dimension=_cut(self.dimension),
         )
 

@@ -207,7 +207,10 @@ def test_a_partition_column_that_is_missing_or_useless_is_a_breach(shop: Shop) -
     )
     assert "which cannot hold the partition" in reasons(shop.judge())["partition"]
     shop.do(f"DROP TABLE {shop.table}", f"CREATE TABLE {shop.table} (id INTEGER)")
-    assert "day is missing" in reasons(shop.judge())["partition"]
+    lost = shop.judge()
+    assert "day is missing" in reasons(lost)["partition"]
+    # nothing could be judged, so it concerns also who does not read that column
+    assert lost.seen_by(["amount"]).status is Status.BREACHED
 
 
 @pytest.mark.parametrize(
