@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -18,8 +19,20 @@ MAX_BYTES = 1_000_000
 MAX_NODES = 50_000
 """Values of a file; published contracts have a few thousand."""
 MAX_PROBLEMS = 50
+MAX_ERRORS = 500
+"""Violations of the standard's schema that are looked for in one file."""
 MAX_DEPTH = 100
+MAX_NUMBER = 100
+"""Characters of a number."""
 API_VERSIONS = ("v3.0", "v3.1", "v3.2")
+
+_TAGS = frozenset(
+    f"tag:yaml.org,2002:{name}"
+    for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge", "value")
+)
+_MAY_NEST = "[{-?"
+_DEEP = 5000
+"""So many signs that may begin a nested value do the parser no harm, which recurses and would end the process."""
 
 Path = tuple[str | int, ...]
 
@@ -92,7 +105,8 @@ def load(text: str, source: str) -> tuple[dict[str, Any], Places]:
         )
     if not problems and _is_valid()(document):
         return document, places
-    errors = sorted(_validator().iter_errors(document), key=lambda e: str(e.path))
+    found = itertools.islice(_validator().iter_errors(document), MAX_ERRORS)
+    errors = sorted(found, key=lambda e: str(e.path))
     wrong = {str(error.absolute_path) for error in errors if error.validator != "unevaluatedProperties"}
     for error in errors:
         # what is wrong otherwise also leaves its known fields "unevaluated": do not call those unknown
@@ -108,6 +122,8 @@ def _parse(text: str, source: str) -> tuple[yaml.Node, Any]:
         raise refuse(source, [f"file: larger than {MAX_BYTES:,} bytes"])
     loader = _loader_class()(text)
     try:
+        if sum(map(text.count, _MAY_NEST)) > _DEEP:
+            _check_depth(text)
         node = loader.get_single_node()
         if node is None:
             raise refuse(source, ["file: it is empty"])
@@ -149,7 +165,7 @@ def _aliased(root: yaml.Node) -> list[int]:
     """Return the lines of values that an alias repeats, without following it.
 
     :raises RecursionError: If the file is nested too deeply.
-    :raises ValueError: If it holds too many values.
+    :raises ValueError: If it holds too many values, or one that is none of JSON.
     """
     lines: list[int] = []
     seen: set[int] = set()
@@ -164,11 +180,37 @@ def _aliased(root: yaml.Node) -> list[int]:
         seen.add(id(node))
         if len(seen) > MAX_NODES:
             raise ValueError(f"more than {MAX_NODES:,} values")
+        _check_value(node)
         if isinstance(node, yaml.SequenceNode):
             left += [(child, depth + 1) for child in node.value]
         elif isinstance(node, yaml.MappingNode):
             left += [(child, depth + 1) for pair in node.value for child in pair]
     return sorted(set(lines))
+
+
+def _check_depth(text: str) -> None:
+    """Refuse what is nested too deeply, without recursing.
+
+    :raises RecursionError: If it is.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_loader_class()):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise RecursionError
+
+
+def _check_value(node: yaml.Node) -> None:
+    """Refuse a value whose tag makes it something else than it looks like, and a number nobody means."""
+    line = node.start_mark.line + 1
+    if node.tag not in _TAGS:
+        raise ValueError(
+            f"line {line}: {node.tag[:80]!r} is no type of a contract; write the value without a tag"
+        )
+    if (looks := _NUMBERS.get(node.tag)) and (len(node.value) > MAX_NUMBER or not looks.match(node.value)):
+        raise ValueError(
+            f"line {line}: {node.value[:20]!r} is no number, or one of more than {MAX_NUMBER} characters"
+        )
 
 
 def _duplicates(node: yaml.Node, path: Path = ()) -> Iterator[tuple[Path, str]]:
@@ -232,7 +274,7 @@ def _explain(error: Any, places: Places) -> Iterator[str]:
     if error.validator in ("unevaluatedProperties", "additionalProperties"):
         names = re.findall(r"'([^']*)'", error.message.split("(")[-1])
         if names:
-            for name in names:
+            for name in names[: MAX_PROBLEMS + 1]:
                 text = "unknown field (our own go under customProperties)"
                 if name.startswith("mustBe"):
                     text = "a rule needs a metric, or type: sql with a query"

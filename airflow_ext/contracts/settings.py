@@ -17,6 +17,9 @@ Problem = Callable[[Path, str], None]
 DEFAULT_TIME_LIMIT = 600.0
 MAX_TIME_LIMIT = 86_400.0
 MAX_SAMPLES = 20
+MAX_LENGTH = 80
+"""Characters of a length of time."""
+MAX_SECONDS = 100 * 31_536_000.0
 OWN_PROPERTIES = (
     "airflow.asset",
     "airflow.connection",
@@ -133,11 +136,18 @@ def seconds_of(text: object) -> float:
     :return: Seconds.
     :raises ValueError: If it is no length of time.
     """
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)", str(text).lower())
-    left = re.sub(r"\d+(?:\.\d+)?\s*[a-z]+", "", str(text).lower()).strip()
-    if not parts or left or any(unit not in _UNITS for _, unit in parts):
-        raise InvalidError(f"{text!r} is no length of time; write for example '45m', '2h 30m' or '1d'")
-    return sum(float(amount) * _UNITS[unit] for amount, unit in parts)
+    shown = str(text).lower()
+    written = shown[: MAX_LENGTH + 1]  # the time it takes to read it grows with its square
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)", written)
+    left = re.sub(r"\d+(?:\.\d+)?\s*[a-z]+", "", written).strip()
+    if not parts or left or len(shown) > MAX_LENGTH or any(unit not in _UNITS for _, unit in parts):
+        raise InvalidError(
+            f"{str(text)[:80]!r} is no length of time; write for example '45m', '2h 30m' or '1d'"
+        )
+    seconds = sum(float(amount) * _UNITS[unit] for amount, unit in parts)
+    if seconds > MAX_SECONDS:
+        raise InvalidError(f"{text!r} is longer than a hundred years")
+    return seconds
 
 
 def unit_seconds(unit: object) -> float | None:

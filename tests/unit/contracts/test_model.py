@@ -111,6 +111,12 @@ def test_a_file_of_bytes_is_refused(tmp_path: Path) -> None:
         pytest.param("a: !!python/object/apply:os.system [ls]", "not YAML", id="python-tag"),
         pytest.param("a: &a [*a]", "line 1: an alias repeats", id="endless-alias"),
         pytest.param("a: " + "[" * 5000, "not YAML|nested too deeply", id="deep"),
+        pytest.param("[" * 400_000, "nested too deeply", id="so-deep-that-the-parser-crashed"),
+        pytest.param("- " * 300_000 + "x", "nested too deeply", id="deep-in-one-line"),
+        pytest.param("a: !!int '1" + ":1" * 300_000 + "'", "is no number", id="base-sixty"),
+        pytest.param("a: !!float '1" + ":1" * 200_000 + "'", "is no number", id="base-sixty-float"),
+        pytest.param("a: 0x" + "f" * 500_000, "is no number", id="long-number"),
+        pytest.param("a: !!set {b}", "write the value without a tag", id="tag"),
         pytest.param("a: '" + "x" * 1_000_001 + "'", "larger than", id="large"),
     ],
 )

@@ -62,6 +62,8 @@ def test_settings_are_read() -> None:
         ({"connection": 5}, "airflow.connection takes a text, not 5"),
         ({"grace": "soon"}, "'soon' is no length of time"),
         ({"grace": "5 parsecs"}, "no length of time"),
+        ({"grace": "1" * 100_000}, "no length of time"),
+        ({"grace": "99999999999d"}, "longer than a hundred years"),
         ({"timeLimit": "2d"}, "between 1s and 1d"),
         ({"samples": 21}, "0 to 20"),
         ({"samples": True}, "0 to 20"),
