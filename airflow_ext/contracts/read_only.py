@@ -11,7 +11,8 @@ from airflow_ext.exceptions import InvalidContractError
 _ACTING = re.compile(
     # PostgreSQL
     r"nextval|setval|set_config|pg_notify|pg_(?:terminate|cancel)_backend|pg_reload_conf|pg_rotate_logfile"
-    r"|pg_(?:try_)?advisory_.*|pg_read_.*|pg_ls_.*|pg_switch_wal|pg_create_.*|pg_drop_.*|lo_.*|dblink.*|query_to_xml.*"
+    r"|pg_(?:try_)?advisory_.*|pg_read_.*|pg_ls_.*|pg_switch_wal|pg_create_.*|pg_drop_.*|lo_.*|dblink.*"
+    r"|(?:query|table|schema|database|cursor)_to_xml.*|pg_stat_file|pg_file_.*|pg_logical_.*|pg_replication_.*"
     # DuckDB and SQLite: files, the environment, secrets, SQL in a text
     r"|read_.*|parquet_scan|sniff_csv|glob|getenv|query|query_table|duckdb_secrets|which_secret|.*_scan|.*_query"
     r"|load_extension|readfile|writefile|edit|fts3_tokenizer"
@@ -28,6 +29,9 @@ _FILE = re.compile(
 
 
 NOT_SQL = "its query is not SQL"
+
+_HIDING = {"postgres": ('U&"', 'u&"'), "mysql": ("/*!", "/*M!", "/*m!")}
+"""What a database reads otherwise than we do: names in escapes, and comments that MySQL executes."""
 
 
 def check_reads_only(name: str, query: str, dialect: str) -> None:
@@ -55,6 +59,8 @@ def why_not(query: str, dialect: str) -> str:
         exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Drop, exp.Alter, exp.TruncateTable,
         exp.Command, exp.Copy, exp.Into, exp.Lock, exp.Pragma, exp.Set, exp.Use, exp.Attach, exp.Detach,
     )  # fmt: skip
+    if any(sign in query for sign in _HIDING.get(dialect, ())):
+        return f"a rule may not hide what it does ({_HIDING[dialect][0]})"
     try:
         statements = [
             statement for statement in sqlglot.parse(query, dialect=dialect) if statement is not None
@@ -79,5 +85,5 @@ def _name_of(function: Any) -> str:
     from sqlglot import exp
 
     if isinstance(function, exp.Anonymous | exp.AnonymousAggFunc):
-        return str(function.this)
+        return str(function.name)  # also of a quoted one
     return str(function.sql_name())
