@@ -209,7 +209,8 @@ class Board:
             if isinstance(head, StoreUnavailableError):
                 self._fail(asset, partitions[asset], head)
                 continue
-            unread[asset] = self._take(asset, head, partitions[asset], direct)
+            pushed_out = self._pushed_out(asset, head, partitions[asset]) if store.exact else set()
+            unread[asset] = self._take(asset, head, partitions[asset], direct | pushed_out)
             if len(unread) >= store.batch:
                 await self._read(store, unread)
                 unread = {}
@@ -225,6 +226,15 @@ class Board:
         for key in chosen:
             self._direct[key] = self._direct.pop(key)
         return set(chosen)
+
+    def _pushed_out(self, asset: str, head: Head, partitions: list[str]) -> set[Key]:
+        """Return the keys that may have been published and left the head again since it was read before."""
+        before = self.heads.get(asset)
+        if before is None:
+            return set()
+        seen = sum(entry.seq > before.seq for entry in head.entries.values())
+        missed = head.seq - before.seq > seen
+        return {(asset, key) for key in partitions if missed and key not in head.entries}
 
     def _take(self, asset: str, head: Head, partitions: list[str], direct: set[Key]) -> set[Key]:
         """Keep a head and return the keys whose verdicts are to be read."""

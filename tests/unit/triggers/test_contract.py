@@ -377,6 +377,28 @@ def test_waiters_of_a_database_share_one_question(tmp_path: Path) -> None:
     assert {status(event) for event in asyncio.run(scenario())} == {"PASS"}
 
 
+def test_a_partition_that_left_the_head_between_two_polls_is_seen(tmp_path: Path) -> None:
+    os.environ["AIRFLOW_CONN_VERDICTS"] = json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "v.db")})
+    shared = verdict_store("verdicts")
+
+    def published(partition: str) -> Verdict:
+        return shared.publish(Verdict("orders", "1.0.0", partition, Status.PASS), rule=PartitionRule("%Y"))
+
+    async def scenario() -> Verdict | None:
+        board, key = Board(), (ASSET, "1999")
+        board.join((key,))
+        await board.poll(shared)
+        for year in range(1999, 2200):
+            published(str(year))
+        await board.poll(shared)
+        return board.verdicts.get(key)
+
+    published("1998")
+    found = asyncio.run(scenario())
+    assert found is not None
+    assert found.partition not in shared.head(ASSET).entries
+
+
 def test_a_reader_that_breaks_fails_its_waiters() -> None:
     os.environ["AIRFLOW_CONN_FILES"] = json.dumps({"conn_type": "fs"})
 
