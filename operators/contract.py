@@ -19,9 +19,9 @@ from airflow_ext.contracts.head import Promise
 from airflow_ext.contracts.judge import judge
 from airflow_ext.contracts.quarantine import set_rows_aside
 from airflow_ext.contracts.row_rules import samples
-from airflow_ext.contracts.sql import Database
+from airflow_ext.contracts.sql import Database, QueryError
 from airflow_ext.contracts.verdict import Quarantine, Status
-from airflow_ext.exceptions import InvalidError
+from airflow_ext.exceptions import DeniedError, InvalidError
 from airflow_ext.hooks import contract_lineage, contract_metrics
 from airflow_ext.hooks.contract_database import contract_database
 from airflow_ext.hooks.verdict_store import verdict_store
@@ -185,15 +185,25 @@ class ContractPublishOperator(BaseOperator):
         with self._database() as database:
             verdict = judge(self.contract, partition, database, run=run, on_time=on_time)
             failed = {reason.rule for reason in verdict.reasons}
-            for sample in samples(self.contract, partition, database, failed):
-                self.log.warning("Not as promised: %s", sample)
+            with self._without_holding_up("Samples"):
+                for sample in samples(self.contract, partition, database, failed):
+                    self.log.warning("Not as promised: %s", sample)
             if verdict.status is Status.BREACHED and self.quarantine == "rows":
                 publication = f"{run.dag_id} {run.run_id} {run.map_index}"
-                verdict = set_rows_aside(self.contract, verdict, database, publication=publication)
+                with self._without_holding_up("Rows put aside"):
+                    verdict = set_rows_aside(self.contract, verdict, database, publication=publication)
         stats.timing("airflow_ext.contracts.judge_duration", 1000 * (time.monotonic() - started))
         if verdict.status is Status.BREACHED and self.quarantine == "partition":
             return verdict.set_aside(Quarantine(self.quarantine))
         return verdict
+
+    @contextmanager
+    def _without_holding_up(self, what: str) -> Iterator[None]:
+        """Let a breach be published although something beside it failed in a way that another try does not mend."""
+        try:
+            yield
+        except (DeniedError, InvalidError, QueryError) as exc:
+            self.log.warning("%s: none, because of this: %s", what, exc)
 
     def _is_repair(self, context: Context, partition: str) -> bool:
         """Say whether nobody waits for the partition by its time: a backfill, or one published before."""

@@ -71,6 +71,24 @@ def test_nothing_is_shown_or_written_unasked(
         operator(quarantine="rows")
 
 
+def test_a_breach_is_published_although_its_rows_can_be_neither_shown_nor_put_aside(
+    server: AssetStateServer, warehouse: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = yaml.safe_load(DEMO.read_text())
+    carrier = next(p for p in document["schema"][0]["properties"] if p["name"] == "carrier")
+    carrier["logicalTypeOptions"] = {"pattern": "^(?=A)"}  # DuckDB has no such patterns
+    document["customProperties"] += [
+        {"property": "airflow.samples", "value": 2},
+        {"property": "airflow.quarantineTable", "value": "marts.set_aside"},
+    ]
+    promised = Contract.from_text(yaml.safe_dump(document))
+    with pytest.raises(AirflowFailException, match="cannot be computed"):
+        operator(contract=promised, quarantine="rows").execute(context())
+    stored = verdict_store().verdict(ASSET, DAY)
+    assert str(stored and stored.status) == "BREACHED"
+    assert "Rows put aside: none" in capsys.readouterr().out
+
+
 def test_only_the_first_publication_can_be_late(server: AssetStateServer, warehouse: Path) -> None:
     task = operator(contract=changed([{"property": "timeOfAvailability", "value": "06:00"}]))
     backfill = SimpleNamespace(partition_key=None, run_type="backfill")
