@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.sdk import Asset, BaseSensorOperator, PokeReturnValue
 from airflow.sdk.configuration import conf
@@ -223,11 +223,14 @@ class ContractSensor(BaseSensorOperator):
                     raise AirflowSkipException(str(exc)) from exc
                 raise
         self._tell(wanted, decision.seen)
+        return self._defer(context, wanted, time.time() + self.timeout)
+
+    def _defer(self, context: Context, wanted: Wanted, deadline: float) -> NoReturn:
         self.defer(
             trigger=ContractTrigger(
                 wanted=wanted.to_dict(),
                 poll_interval=self.poll_interval,
-                deadline=time.time() + self.timeout,
+                deadline=deadline,
                 # what a success does beside the state needs a worker
                 end_task=not self.outlets,
                 push_xcom=self.do_xcom_push,
@@ -235,13 +238,17 @@ class ContractSensor(BaseSensorOperator):
                 tell_late=not _is_backfill(context),
             ),
             method_name="execute_complete",
-            kwargs={"wanted": wanted.to_dict()},
-            timeout=timedelta(seconds=self.timeout + _NET_SECONDS),
+            kwargs={"wanted": wanted.to_dict(), "deadline": deadline},
+            timeout=timedelta(seconds=max(deadline - time.time(), 0) + _NET_SECONDS),
         )
-        return None  # never reached: deferring raises
 
-    def execute_complete(self, context: Context, event: Any, wanted: Mapping[str, Any]) -> Any:
-        """End as the trigger saw it, unless a last look finds better."""
+    def execute_complete(
+        self, context: Context, event: Any, wanted: Mapping[str, Any], deadline: float | None = None
+    ) -> Any:
+        """End as the trigger saw it, unless a last look finds better, or that it holds no longer.
+
+        :param deadline: When to give up, in seconds since the epoch; an earlier version did not pass it on.
+        """
         decision, timed_out = parse_event(event)
         asked_for = Wanted.from_dict(wanted)
         try:
@@ -257,6 +264,10 @@ class ContractSensor(BaseSensorOperator):
                 ) from exc
             now = decision
         if now.action == WAIT and not timed_out:
+            if decision.action == GO:
+                # it held when the trigger looked and does not now: to go on would be to use what is broken
+                self._tell(asked_for, now.seen)
+                self._defer(context, asked_for, deadline or time.time() + self.timeout)
             now = decision
         if now.action == WAIT or (now.seen.status is Status.STORE_UNAVAILABLE and timed_out):
             return self._give_up(asked_for, now.seen, None)

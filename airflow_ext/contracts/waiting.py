@@ -232,7 +232,7 @@ def speaker_of(wanted: Wanted, known: Known) -> tuple[str, Head]:
 
 
 def _latest(wanted: Wanted, known: Known, now: float) -> Decision:
-    found = newest_good(wanted, known.heads, until=None)
+    found = newest_good(wanted, known.heads, until=None, verdicts=known.verdicts)
     if found is None:
         heads = [known.heads[asset] for asset in wanted.range.assets if asset in known.heads]
         promise = heads[-1].promise if heads else Head().promise
@@ -251,13 +251,19 @@ def _latest(wanted: Wanted, known: Known, now: float) -> Decision:
 
 
 def newest_good(
-    wanted: Wanted, heads: Mapping[str, Head], *, until: str | None
+    wanted: Wanted,
+    heads: Mapping[str, Head],
+    *,
+    until: str | None,
+    verdicts: Mapping[Key, Verdict] | None = None,
 ) -> tuple[str, str, datetime] | None:
     """Return asset, key and end of the newest partition that holds, of a version in the range.
 
     :param until: Only partitions that end before this one does, and not longer before than the terms allow;
         ``None`` looks at all.
+    :param verdicts: What was read beside the heads. A head may be older than the verdicts, which are what counts.
     """
+    read = verdicts or {}
     best: tuple[str, str, datetime] | None = None
     for asset in wanted.range.assets:
         head = heads.get(asset)
@@ -266,6 +272,9 @@ def newest_good(
         last = head.rule.instants(until)[1] if until is not None and head.rule.fits(until) else None
         for key, entry in head.entries.items():
             if not entry.status.holds or entry.version not in wanted.range or not head.rule.fits(key):
+                continue
+            verdict = read.get((asset, key))
+            if verdict is not None and not (verdict.status.holds and verdict.version in wanted.range):
                 continue
             ends = head.rule.instants(key)[1]
             if until is not None and not _usable(ends, last, wanted.terms):
@@ -300,11 +309,24 @@ def read_known(wanted: Wanted, store: VerdictStore) -> Known:
     """
     heads = {asset: store.head(asset) for asset in wanted.range.assets}
     if wanted.latest:
-        found = newest_good(wanted, heads, until=None)
-        keys = [found[:2]] if found else []
-    else:
-        keys = [(asset, partition) for asset in wanted.range.assets for partition in wanted.partitions]
+        return Known(heads, _read_newest(wanted, heads, store, until=None)[1])
+    keys = [(asset, partition) for asset in wanted.range.assets for partition in wanted.partitions]
     return Known(heads, store.verdicts(keys))
+
+
+def _read_newest(
+    wanted: Wanted, heads: Mapping[str, Head], store: VerdictStore, *, until: str | None
+) -> tuple[Verdict | None, dict[Key, Verdict]]:
+    """Return the newest verdict that holds, also by what is in the store itself, and all that were read."""
+    read: dict[Key, Verdict] = {}
+    while (found := newest_good(wanted, heads, until=until, verdicts=read)) is not None:
+        key = found[:2]
+        if key in read:
+            return read[key], read
+        if not (answer := store.verdicts([key])):
+            break
+        read |= answer
+    return None, read
 
 
 def last_good(wanted: Wanted, store: VerdictStore) -> Verdict | None:
@@ -313,6 +335,4 @@ def last_good(wanted: Wanted, store: VerdictStore) -> Verdict | None:
     :raises StoreUnavailableError: If the store does not answer.
     """
     heads = {asset: store.head(asset) for asset in wanted.range.assets}
-    found = newest_good(wanted, heads, until=wanted.partitions[0])
-    verdict = store.verdict(found[0], found[1]) if found else None
-    return verdict if verdict is not None and verdict.status.holds else None
+    return _read_newest(wanted, heads, store, until=wanted.partitions[0])[0]

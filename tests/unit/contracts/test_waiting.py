@@ -338,6 +338,16 @@ def test_the_newest_partition_that_holds() -> None:
     assert see(wanted, known(heads={V1: Head()})) == ("wait", Status.NOT_PUBLISHED)
 
 
+def test_the_newest_partition_of_a_stale_head_is_not_taken_for_good() -> None:
+    """The verdict is written before the head, and a head may be written back: the verdict counts."""
+    heads = {V1: head(("2013-01-03", Status.PASS), (DAY, Status.PASS))}
+    broken = verdict(status=Status.BREACHED)
+    decision = decide(want(LATEST), known(broken, verdict(partition="2013-01-03"), heads=heads), NOON)
+    assert (decision.action, decision.seen.good) == ("proceed", ("2013-01-03",))
+    only = {V1: head((DAY, Status.PASS))}
+    assert see(want(LATEST), known(broken, heads=only)) == ("wait", Status.NOT_PUBLISHED)
+
+
 def test_the_last_good_partition_before_a_bad_one() -> None:
     heads = {
         V1: head(

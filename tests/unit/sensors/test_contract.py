@@ -137,7 +137,8 @@ def test_waiting_is_deferred_with_an_end_in_absolute_time() -> None:
         sensor(on_breach="wait", poll_interval=2).execute(context())
     path, kwargs = caught.value.trigger.serialize()
     assert path == "airflow_ext.triggers.contract.ContractTrigger"
-    assert 600 <= kwargs.pop("deadline") - before < 610
+    deadline = kwargs.pop("deadline")
+    assert 600 <= deadline - before < 610
     wanted = kwargs.pop("wanted")
     assert (wanted["contract"], wanted["partitions"]) == ("daily_delays>=1,<2", [DAY])
     assert wanted["terms"] == {"on_breach": "wait"}
@@ -150,7 +151,7 @@ def test_waiting_is_deferred_with_an_end_in_absolute_time() -> None:
         "resume_after": 8.0,
         "tell_late": True,
     }
-    assert caught.value.kwargs == {"wanted": wanted}
+    assert caught.value.kwargs == {"wanted": wanted, "deadline": deadline}
 
 
 def test_a_success_with_outlets_needs_a_worker_one_without_xcom_does_not() -> None:
@@ -349,6 +350,26 @@ def test_a_repair_that_came_while_a_worker_was_started_wins() -> None:
     repaired = publish()
     assert resume(seen) == repaired.to_dict()
     assert resume(Seen(Status.NOT_PUBLISHED), timed_out=True) == repaired.to_dict()
+
+
+def test_a_breach_that_came_while_a_worker_was_started_is_waited_out() -> None:
+    seen = Seen(Status.PASS, publish())
+    publish(Status.BREACHED)
+    with pytest.raises(TaskDeferred) as caught:
+        resume(seen, on_breach="wait")
+    assert caught.value.kwargs is not None
+    assert caught.value.kwargs["deadline"] > time.time()
+
+
+def test_a_verdict_that_the_head_does_not_know_yet_is_not_overlooked(server: AssetStateServer) -> None:
+    older = publish(partition="2013-01-04")
+    publish()
+    stale = server.values["contract/daily_delays/v1", "head"]
+    publish(Status.BREACHED)
+    server.values["contract/daily_delays/v1", "head"] = stale
+    assert sensor(partition="latest").execute(context()) == older.to_dict()
+    answer = resume(Seen(Status.NOT_PUBLISHED), timed_out=True, use_last_good=True, partition="2013-01-06")
+    assert answer["partition"] == "2013-01-04"
 
 
 def test_the_newest_partition_is_waited_for() -> None:
