@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import select, union, update
 from sqlalchemy.orm import Session
 
-from airflow_ext.sla.ledger.models import IncidentRow, OccurrenceRow, PolicyRow
+from airflow_ext.sla.ledger.models import MET, RECOVERED, IncidentRow, OccurrenceRow, PolicyRow
 from airflow_ext.sla.ledger.sql import among, chunks, table_of
 from airflow_ext.sla.monitor.incidents import Broken, open_incidents, tell_opening
 from airflow_ext.sla.monitor.tables import ASSET, FEEDS, MAKES, READS
@@ -27,6 +27,7 @@ DEPTH = 5
 ALONE = timedelta(minutes=15)
 """So long after what caused it is over, a miss that is still one is told on its own."""
 _MOST = 500
+_FORGOTTEN = timedelta(days=1)
 
 
 def open_with_causes(
@@ -36,7 +37,8 @@ def open_with_causes(
     wanting = [item for item in broken if item.cause in WAITING and item.parent is None and item.over is None]
     above = upstream(session, {item.occurrence.dag_id for item in wanting}) if wanting else {}
     makers = makers_of(session, [item.occurrence for item in wanting])
-    known = _open(session, {name for some in above.values() for name in some} | set().union(*makers.values()))
+    names_above = {name for some in above.values() for name in some}.union(*makers.values())
+    known = _open(session, names_above, now=now)
     own = {id(item) for item in wanting}
     roots: dict[str, Broken | int] = dict(known)
     first, children = [], []
@@ -138,14 +140,32 @@ def makers_of(session: Session, rows: Iterable[Any]) -> dict[int, set[str]]:
     return found
 
 
-def _open(session: Session, dag_ids: Collection[str]) -> dict[str, int]:
-    """Return the oldest open incident of each DAG; of one that is a child, its parent."""
+def _open(session: Session, dag_ids: Collection[str], *, now: datetime) -> dict[str, int]:
+    """Return the oldest open incident of each DAG that still explains anything; of one that is a child, its parent.
+
+    What was never repaired stays open. It explains nothing any more once the same promise has been kept at a later time,
+    and no longer than a day if nobody looks after it: its policy is out of force, or the judge has given it up.
+    """
+    later = O.alias()
+    kept_since = (
+        select(later.c.id)
+        .where(
+            later.c.policy_id == I.c.policy_id,
+            later.c.local_date >= O.c.local_date,
+            later.c.due_at > O.c.due_at,
+            later.c.state.in_((MET, RECOVERED)),
+        )
+        .exists()
+    )
+    looked_after = O.c.settled_at.is_(None) & P.c.retired_at.is_(None)
     found: dict[str, int] = {}
     for some in chunks(sorted(dag_ids)):
         query = (
             select(P.c.dag_id, I.c.id, I.c.parent_id)
             .join(P, P.c.id == I.c.policy_id)
-            .where(I.c.resolved_at.is_(None), P.c.dag_id.in_(some))
+            .join(O, O.c.id == I.c.occurrence_id)
+            .where(I.c.resolved_at.is_(None), P.c.dag_id.in_(some), ~kept_since)
+            .where(looked_after | (I.c.opened_at > now - _FORGOTTEN))
             .order_by(I.c.opened_at, I.c.id)
         )
         for row in session.execute(query):

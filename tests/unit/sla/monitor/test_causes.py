@@ -114,3 +114,30 @@ def test_dags_that_feed_each_other_have_one_incident(database: Engine) -> None:
     with Session(database) as session:
         assert upstream(session, ["a"]) == {"a": ["b"]}
         assert downstream(session, "a") == ["b"]
+
+
+def test_what_was_never_repaired_explains_nothing_once_the_promise_was_kept_again(chain: World) -> None:
+    chain.run("raw", "2026-03-02 00:00", "failed", ended="2026-03-02 01:00")
+    for dag_id in ("marts", "reports", "other"):
+        chain.run(dag_id, "2026-03-02 00:00", ended="2026-03-02 01:00")
+    chain.tick_at("2026-03-02 06:01")
+    chain.tick_at("2026-03-02 12:01")
+    for dag_id in ("raw", "reports", "other"):
+        chain.run(dag_id, "2026-03-03 00:00", ended="2026-03-03 01:00")
+    chain.run("marts", "2026-03-03 00:00", "running")
+    chain.tick_at("2026-03-03 06:01")
+    assert told(chain) == [("raw", "open"), ("marts", "open")]
+
+
+def test_nor_does_what_nobody_looks_after_any_more(chain: World) -> None:
+    chain.run("raw", "2026-03-02 00:00", "failed", ended="2026-03-02 01:00")
+    for dag_id in ("marts", "reports", "other"):
+        chain.run(dag_id, "2026-03-02 00:00", ended="2026-03-02 01:00")
+    chain.tick_at("2026-03-02 06:01")
+    chain.add_dag("raw", None)
+    chain.tick_at("2026-03-02 12:01")
+    for dag_id in ("reports", "other"):
+        chain.run(dag_id, "2026-03-03 00:00", ended="2026-03-03 01:00")
+    chain.run("marts", "2026-03-03 00:00", "running")
+    chain.tick_at("2026-03-03 06:01")
+    assert ("marts", "open") in told(chain)
