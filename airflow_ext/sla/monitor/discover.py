@@ -20,6 +20,7 @@ from airflow_ext.sla.expected import rule_of
 from airflow_ext.sla.forecast import FORECASTS
 from airflow_ext.sla.ledger.models import (
     AT_RISK,
+    EXCUSED,
     EXPECTED,
     IncidentRow,
     OccurrenceRow,
@@ -277,20 +278,21 @@ def _columns(item: Found) -> dict[str, Any]:
 def _change(
     session: Session, changed: Sequence[tuple[Any, Found]], *, now: datetime
 ) -> list[tuple[int, int, Found]]:
-    """Drop what is expected by the old version and is not due yet; whatever was judged keeps the version it had."""
+    """Drop what is expected by the old version and is not due yet; whatever was judged keeps the version it had.
+
+    So does what is due and only has its grace left: it would not be written anew. What somebody was told of or has excused
+    is not dropped, with it would go who did what, and why.
+    """
     ids = [row.id for row, _ in changed]
     if not ids:
         return []
-    guess = and_(
-        O.c.state == AT_RISK,
-        O.c.cause.in_(FORECASTS),
-        ~select(I.c.id).where(I.c.occurrence_id == O.c.id).exists(),
-    )
+    guess = and_(O.c.state == AT_RISK, O.c.cause.in_(FORECASTS))
     session.execute(
         delete(O).where(
             among(session, O.c.policy_id, ids),
-            or_(O.c.state.in_((EXPECTED, "excused")), guess),
-            O.c.tell_at > now,
+            or_(O.c.state.in_((EXPECTED, EXCUSED)), guess),
+            O.c.due_at > now,
+            ~select(I.c.id).where(I.c.occurrence_id == O.c.id).exists(),
         )
     )
     query = select(V.c.policy_id, func.max(V.c.version).label("newest")).where(

@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from airflow_ext.sla import sla
-from airflow_ext.sla.ledger.models import OccurrenceRow, PolicyRow, PolicyTaskRow, PolicyVersionRow
+from airflow_ext.sla.ledger.models import (
+    ActionRow,
+    IncidentRow,
+    OccurrenceRow,
+    PolicyRow,
+    PolicyTaskRow,
+    PolicyVersionRow,
+)
+from airflow_ext.sla.trends import actions
 from tests.unit.sla.world import CALLBACK, MINUTE, World
 
 SIX: dict[str, Any] = {"by": "06:00", "tz": "Europe/Berlin", "callback": CALLBACK}
@@ -27,6 +36,33 @@ def test_a_change_makes_a_version_and_what_was_judged_keeps_its_own(world: World
     judged, following = world.rows(OccurrenceRow)
     assert (judged.version_id, judged.state) == (first.id, "missed")
     assert (following.version_id, following.tell_at - following.due_at) == (second.id, 30 * MINUTE)
+
+
+def test_a_change_within_the_grace_loses_no_promise(world: World) -> None:
+    world.add_dag("d", sla(**SIX, grace=5 * MINUTE))
+    world.tick_at("2026-03-01 12:00")
+    world.tick_at("2026-03-02 05:01")
+    world.add_dag("d", sla(**SIX, grace=5 * MINUTE, owner="new"))
+    world.tick_at("2026-03-02 05:02")
+    world.tick_at("2026-03-02 05:05")
+    assert world.state("2026-03-02") == ("missed", "never_started")
+
+
+def test_a_change_forgets_no_excuse_and_who_gave_it(world: World) -> None:
+    world.add_dag("d", sla(**SIX))
+    world.tick_at("2026-03-01 12:00")
+    world.run("d", "2026-03-02 00:00", "failed", ended="2026-03-02 01:00")
+    world.tick_at("2026-03-02 01:01")
+    with Session(world.engine) as session:
+        incident = session.query(IncidentRow).one()
+        actions.excuse(session, incident, who="ann", why="known", now=world.now)
+        session.commit()
+    world.add_dag("d", sla(**SIX, owner="new"))
+    world.tick_at("2026-03-02 01:03")
+    world.tick_at("2026-03-02 05:01")
+    assert world.state("2026-03-02") == ("excused", "excused")
+    assert [row.who for row in world.rows(ActionRow)] == ["ann"]
+    assert [kind for kind, _, _ in world.told()] == ["open", "resolve"]
 
 
 def test_two_with_the_same_name_are_both_kept(world: World, caplog: pytest.LogCaptureFixture) -> None:
