@@ -205,9 +205,11 @@ def _judge(
     decisions = _name_breaches(session, decisions)
     _apply(session, decisions, now=now, limits=limits, tally=tally)
     rest = [row for row in left if row.kind not in _ONE_ENDED]
+    gone = {row.policy_id for row, _, decision in decisions if decision.cause == "dag_gone" and decision.tell}
     if rest:
-        periodic.judge(session, rest, now=now, limits=limits, tally=tally, state_of=world.state_of)
-    _retire_gone(session, decisions, now=now)
+        gone |= periodic.judge(session, rest, now=now, limits=limits, tally=tally, state_of=world.state_of)
+    # A DAG that is gone is told once: then its policies are kept no more, until it is back.
+    retire(session, gone, why="dag_gone", now=now)
 
 
 class _World:
@@ -313,13 +315,6 @@ def _apply(
         turn_into(session, ids, kind=kind, cause=cause)
     for state in {state for _, state in over}:
         resolve(session, [number for number, each in over if each == state], now=now, resolution=state)
-
-
-def _retire_gone(session: Session, decisions: Sequence[tuple[Any, Fact, Decision]], *, now: datetime) -> None:
-    """A DAG that is gone is told once: then its policies are kept no more, until it is back."""
-    gone = {row.policy_id for row, _, decision in decisions if decision.cause == "dag_gone" and decision.tell}
-    if gone:
-        retire(session, gone, why="dag_gone", now=now)
 
 
 def retire(session: Session, policy_ids: set[int], *, why: str, now: datetime) -> None:

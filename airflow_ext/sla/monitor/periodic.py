@@ -46,10 +46,11 @@ def judge(
     limits: Limits,
     tally: Tally,
     state_of: StateOf,
-) -> None:
+) -> set[int]:
     """Judge occurrences of ``fresh`` and ``every``.
 
     :param rows: Columns :data:`airflow_ext.sla.monitor.incidents.JOINED`.
+    :returns: Policies that were missed because their DAG is gone.
     """
     versions = versions_of(session, {row.version_id for row in rows})
     ids = [row.id for row in rows]
@@ -78,6 +79,7 @@ def judge(
         else:
             work.fresh(row, policy, times, begun[row.policy_id])
     work.finish()
+    return {item.occurrence.policy_id for item in work.broken if item.cause == "dag_gone"}
 
 
 def _published(
@@ -111,6 +113,7 @@ class _Work:
         self.session, self.now, self.limits, self.tally, self.state_of = session, now, limits, tally, state_of
         self.broken: list[Broken] = []
         self.recovered: list[int] = []
+        self.kept: list[Any] = []
         self.more: list[dict[str, Any]] = []
         self.breached: set[int] = set()
         self.updates: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
@@ -119,6 +122,7 @@ class _Work:
         count = sum(row.window_start <= moment < row.window_end + policy.grace for moment in times)
         if count >= policy.at_least:
             self._end(row, MET, "", done_at=times[-1])
+            self.kept.append(row)
         elif self.now >= row.tell_at:
             cause = self._cause(row, "too_few")
             self._end(row, MISSED, cause)
@@ -233,8 +237,24 @@ class _Work:
             set_each(self.session, O, rows, same={"judged_at": self.now})
         self.updates.clear()
 
+    def _missed_before(self) -> list[int]:
+        """A window cannot be repaired: that it comes often enough again is what ends the incidents of those before."""
+        if not self.kept:
+            return []
+        query = (
+            select(O.c.id, O.c.policy_id, O.c.due_at)
+            .join(I, I.c.occurrence_id == O.c.id)
+            .where(among(self.session, I.c.policy_id, {row.policy_id for row in self.kept}))
+            .where(I.c.resolved_at.is_(None), O.c.state == MISSED)
+        )
+        until: dict[int, datetime] = {}
+        for row in self.kept:
+            until[row.policy_id] = max(row.due_at, until.get(row.policy_id, row.due_at))
+        return [row.id for row in self.session.execute(query) if row.due_at < until[row.policy_id]]
+
     def finish(self) -> None:
         self._write()
         open_with_causes(self.session, self.broken, now=self.now, lag_limit=self.limits.lag_limit)
+        self.recovered += self._missed_before()
         resolve(self.session, self.recovered, now=self.now, resolution="recovered")
         add_new(self.session, O, self.more)

@@ -111,7 +111,8 @@ def _upcoming(session: Session, policy_ids: Sequence[int]) -> dict[int, Any]:
     """Return the open occurrence that is due next, or overdue, of each policy."""
     query = (
         select(O.c.policy_id, O.c.state, O.c.due_at)
-        .where(O.c.state.in_(OPEN_STATES), among(session, O.c.policy_id, policy_ids))
+        .where(O.c.state.in_(OPEN_STATES), O.c.settled_at.is_(None))
+        .where(among(session, O.c.policy_id, policy_ids))
         .order_by(O.c.due_at.desc())
     )
     return {row.policy_id: row for row in session.execute(query)}

@@ -6,10 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from airflow_ext.sla import sla
 from airflow_ext.sla.ledger.models import IncidentRow, OccurrenceRow
-from tests.unit.sla.world import CALLBACK, MINUTE, World
+from airflow_ext.sla.trends import views
+from tests.unit.sla.world import CALLBACK, HOUR, MINUTE, World
 
 SIX: dict[str, Any] = {"by": "06:00", "tz": "Europe/Berlin", "grace": 5 * MINUTE, "callback": CALLBACK}
 MIDNIGHT = "2026-03-02 00:00"  # 01:00 in Berlin; due is 05:00 UTC, told from 05:05 on
@@ -284,6 +286,27 @@ def test_how_often_is_counted_in_each_window(world: World) -> None:
     world.tick_at("2026-03-02 12:00")
     assert world.states()["2026-03-02 20260302T000000Z"] == ("met", "")
     assert world.states()["2026-03-02 20260302T060000Z"] == ("missed", "too_few")
+
+
+def test_a_window_that_is_kept_again_ends_the_incident_of_one_that_was_not(world: World) -> None:
+    world.add_dag("d", sla(every=HOUR, callback=CALLBACK))
+    world.tick_at("2026-03-01 12:00")
+    world.tick_at("2026-03-01 13:01")
+    world.run("d", "2026-03-01 13:10", ended="2026-03-01 13:20")
+    world.tick_at("2026-03-01 14:01")
+    assert [(kind, cause) for kind, _, cause in world.told()] == [(OPEN, "too_few"), (OVER, "too_few")]
+    with Session(world.engine) as session:
+        found = views.status(session, now=world.now)
+    assert (found["late"], found["unacknowledged"]) == (0, 0)
+
+
+def test_a_dag_that_is_gone_is_told_once_also_if_it_promised_to_come_often(world: World) -> None:
+    world.add_dag("d", sla(every=HOUR, callback=CALLBACK))
+    world.tick_at("2026-03-01 12:00")
+    world.set_dag("d", is_stale=True)
+    for hour in (13, 14, 15):
+        world.tick_at(f"2026-03-01 {hour}:01")
+    assert world.told() == [(OPEN, "missed", "dag_gone")]
 
 
 def test_exceptions_are_written_down_as_excused(world: World) -> None:
