@@ -110,6 +110,7 @@ def _monitor(args: argparse.Namespace) -> int:
     monitor = build_monitor()
     if args.once:
         report = monitor.once()
+        monitor.leave()
         print(f"{report.judged.looked} occurrences looked at, {report.written} written")
         return 0
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -33,9 +33,14 @@ def acquire(session: Session, name: str, *, holder: str, now: datetime, ttl: tim
     return session.scalar(select(L.c.holder).where(L.c.name == name)) == holder
 
 
-def release(session: Session, *, holder: str) -> None:
+def give_back(session: Session, *, holder: str) -> None:
     """Give back all leases, so that nobody has to wait for their end; the caller commits."""
     session.execute(delete(L).where(L.c.holder == holder))
+
+
+def release(session: Session, *, holder: str) -> None:
+    """Give back all leases and forget the replica; the caller commits."""
+    give_back(session, holder=holder)
     session.execute(delete(R).where(R.c.holder == holder))
 
 

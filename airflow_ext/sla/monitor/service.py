@@ -166,6 +166,13 @@ class Monitor:
             pass
         return report
 
+    def leave(self) -> None:
+        """Give the duties back without being forgotten: the next ``--once`` is another process, and must not wait."""
+        with self._sessions() as session:
+            leases.give_back(session, holder=self.holder)
+            session.commit()
+        self._lease_until = None
+
     def run(self) -> None:
         """Tick until :meth:`stop`; a database that is away is waited for."""
         sender = threading.Thread(target=self._sending, name="sla-sender", daemon=True)

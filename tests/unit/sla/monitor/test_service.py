@@ -143,6 +143,19 @@ def test_on_sqlite_one_judges_and_the_next_takes_over_when_its_lease_is_over(wor
     assert {row.holder for row in world.rows(ReplicaRow)} == {"one", "two"}
 
 
+def test_one_look_after_the_other_waits_for_no_lease(world: World) -> None:
+    """As ``--once`` from cron: each is another process."""
+    world.add_dag("d", sla(**SIX))
+    first, second = world.replica("first"), world.replica("second")
+    world.tick_at("2026-03-02 04:59:55", monitor=first)
+    assert not world.tick_at("2026-03-02 04:59:56", monitor=second).duties
+    first.leave()
+    report = world.tick_at("2026-03-02 05:00:01", monitor=second)
+    assert report.duties
+    assert world.state("2026-03-02") == ("missed", "never_started")
+    assert [row.holder for row in world.rows(ReplicaRow)] == ["first", "second"]
+
+
 def test_the_heartbeat_is_shown(world: World) -> None:
     world.tick_at("2026-03-01 12:00")
     with world.engine.connect() as connection:
