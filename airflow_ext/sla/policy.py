@@ -34,6 +34,7 @@ _LONGEST_NAME = 100
 _LONGEST_KEY = 255  # what incident tools take as a dedup_key
 _DURATIONS = ("within", "grace", "late_start", "fresh", "every")
 _LISTS = ("days", "run_types", "exceptions", "maintenance")
+_LONGEST_OWNER = 250
 _ALWAYS = ("by", "within", "tz", "days", "grace", "owner", "severity", "run_types", "late_start")
 
 
@@ -143,6 +144,8 @@ class Policy:
         checks.check_choice("severity", severity, checks.SEVERITIES)
         if not isinstance(owner, str):
             raise TypeError(f"owner={owner!r} must be a string: the team or person who is told")
+        if len(owner) > _LONGEST_OWNER:
+            raise InvalidError(f"owner= has {len(owner)} characters: at most {_LONGEST_OWNER}")
         checks.check_subject({"task": task, "group": group, "asset": asset, "contract": contract})
         if not isinstance(at_least, int) or not 1 <= at_least <= 10_000 or (at_least > 1 and every is None):
             raise InvalidError(f"at_least={at_least!r}: a whole number from 1, and it goes with every=")

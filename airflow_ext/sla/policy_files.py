@@ -56,6 +56,7 @@ _OTHERS = (
     *("budget", "task", "group", "asset", "contract", "formerly"),
 )
 _SIZE = 1_000_000
+_VALUES = 200_000
 
 
 def read_policies(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -87,8 +88,11 @@ def _file(path: Path) -> list[tuple[str, dict[str, Any]]]:
         raise InvalidError(f"{path} is larger than {_SIZE} characters")
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InvalidError(f"{path} is no YAML: {error}") from error
+    except RecursionError as error:
+        raise InvalidError(f"{path} is nested too deeply: write it flat, as in the docs") from error
+    _check_size(path, document)
     items = document.get("slas") if isinstance(document, Mapping) else None
     if not isinstance(items, list):
         raise InvalidError(f"{path}: expected a list under the key 'slas'")
@@ -99,6 +103,20 @@ def _file(path: Path) -> list[tuple[str, dict[str, Any]]]:
         except (InvalidError, TypeError) as error:
             raise InvalidError(f"{path}, SLA {number}: {error}") from error
     return found
+
+
+def _check_size(path: Path, document: Any) -> None:
+    """Count values as often as aliases repeat them: a few lines can stand for more than any memory holds."""
+    left, count = [document], 0
+    while left:
+        item = left.pop()
+        count += 1
+        if count > _VALUES:
+            raise InvalidError(f"{path} holds more than {_VALUES} values, aliases counted: split it up")
+        if isinstance(item, Mapping):
+            left += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            left += item
 
 
 def _item(item: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -148,4 +166,7 @@ def _duration(name: str, value: Any) -> timedelta:
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise InvalidError(f"{name}={value!r}: write a number with s, min, h or d, such as {name}: 5 min")
-    return timedelta(**{_UNITS[match[2]]: float(match[1])})
+    try:
+        return timedelta(**{_UNITS[match[2]]: float(match[1])})
+    except OverflowError as error:
+        raise InvalidError(f"{name}={value!r} is longer than a duration can be") from error

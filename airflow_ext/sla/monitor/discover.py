@@ -41,6 +41,8 @@ S, A = SERIALIZED_DAG, DEADLINE_ALERT
 DAG_SOURCE, YAML_SOURCE = "dag", "yaml"
 _OVERLAP = timedelta(minutes=2)
 _WHY = "withdrawn"
+_UNREADABLE = (KeyError, ValueError, TypeError, AttributeError)
+"""What a definition raises that another version of this package has written, or somebody by hand."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,10 @@ def take_over_files(session: Session, files: Sequence[tuple[str, dict[str, Any]]
     :param files: DAG and definition of each policy.
     :returns: Policies that are new or changed.
     """
-    found = _of_files(session, files, now=now)
+    found, unread = _of_files(session, files, now=now)
     changed = _store(session, found, now=now)
-    retire(session, _no_longer_there(session, found, source=YAML_SOURCE, looked=None), why=_WHY, now=now)
+    gone = _no_longer_there(session, found, source=YAML_SOURCE, looked=None, unread=unread)
+    retire(session, gone, why=_WHY, now=now)
     return changed
 
 
@@ -107,9 +110,10 @@ def discover_part(session: Session, *, now: datetime, after: str, most: int = 50
 
 
 def _take_over(session: Session, newest: Sequence[Any], looked: set[str], *, now: datetime) -> int:
-    found = _read(session, newest, now=now)
+    found, unread = _read(session, newest, now=now)
     changed = _store(session, found, now=now)
-    retire(session, _no_longer_there(session, found, source=DAG_SOURCE, looked=looked), why=_WHY, now=now)
+    gone = _no_longer_there(session, found, source=DAG_SOURCE, looked=looked, unread=unread)
+    retire(session, gone, why=_WHY, now=now)
     return changed
 
 
@@ -125,25 +129,33 @@ def _latest(session: Session, dag_ids: Sequence[str]) -> list[Any]:
     return list(session.execute(query))
 
 
-def _read(session: Session, newest: Sequence[Any], *, now: datetime) -> list[Found]:
+def _read(session: Session, newest: Sequence[Any], *, now: datetime) -> tuple[list[Found], set[str]]:
+    """Return the policies of serialized DAGs, and the DAGs of which something cannot be read."""
     names = {row.id: row.dag_id for row in newest}
     alerts: dict[Any, list[Any]] = {}
     query = select(A.c.id, A.c.serialized_dag_id, A.c.callback_def).where(A.c.serialized_dag_id.in_(names))
     for alert in session.execute(query):
         data = alert.callback_def.get("__data__", alert.callback_def)
         if data.get("path") == CALLBACK_PATH:
-            alerts.setdefault(alert.serialized_dag_id, []).append((str(alert.id), data["kwargs"]))
-    found: list[Found | None] = []
+            alerts.setdefault(alert.serialized_dag_id, []).append((str(alert.id), data.get("kwargs")))
+    found: list[Found] = []
+    unread: set[str] = set()
     query = select(S.c.id, S.c.data, S.c.data_compressed).where(S.c.id.in_(alerts))
     for row in session.execute(query):
         dag = _dag_of(row)
         # Airflow leaves the rows of a DAG that has given up its deadlines.
         kept = {alert_id: place for place, alert_id in enumerate(dag.get("deadline") or ())}
         for alert_id, kwargs in sorted(alerts[row.id], key=lambda alert: kept.get(alert[0], 0)):
-            if alert_id in kept:
-                said = definitions(kwargs)
-                found += [_found(names[row.id], DAG_SOURCE, each, dag, now=now) for each in said]
-    return _told_apart([item for item in found if item is not None])
+            if alert_id not in kept:
+                continue
+            try:
+                found += [
+                    _found(names[row.id], DAG_SOURCE, each, dag, now=now) for each in definitions(kwargs)
+                ]
+            except _UNREADABLE:
+                log.exception("An SLA of DAG %s cannot be read; it is left as it was", names[row.id])
+                unread.add(names[row.id])
+    return _told_apart(found), unread
 
 
 def _told_apart(found: list[Found]) -> list[Found]:
@@ -174,17 +186,20 @@ def _dag_of(row: Any) -> dict[str, Any]:
 
 def _found(
     dag_id: str, source: str, definition: Mapping[str, Any], dag: Mapping[str, Any], *, now: datetime
-) -> Found | None:
-    try:
-        policy = Policy.from_flat(definition)
-        schedule = schedule_text(dag, now=now) if policy.kind in ("by", "within") and dag else ""
-    except (KeyError, ValueError, TypeError, AttributeError):
-        log.exception("An SLA of DAG %s cannot be read; it is left as it was", dag_id)
-        return None
+) -> Found:
+    policy = Policy.from_flat(definition)
+    schedule = schedule_text(dag, now=now) if policy.kind in ("by", "within") and dag else ""
     if policy.since in ("queue", "start") or policy.partitions is not None:
         schedule = ""
     text = json.dumps(dict(definition), sort_keys=True)
-    return Found(dag_id, source, policy, text, schedule, _tasks(policy, dag), there=bool(dag))
+    found = Found(dag_id, source, policy, text, schedule, _tasks(policy, dag), there=bool(dag))
+    for name, value in _columns(found).items():
+        column = P.c[name]
+        longest = getattr(column.type, "length", None)
+        if (value is None and not column.nullable) or (longest and len(value or "") > longest):
+            # Said here, because the database would refuse it together with the policies of all other DAGs.
+            raise ValueError(f"{name} of {dag_id} is empty, or longer than {longest} characters")
+    return found
 
 
 def _tasks(policy: Policy, dag: Mapping[str, Any]) -> tuple[str, ...]:
@@ -207,14 +222,23 @@ def _members(group: Mapping[str, Any], wanted: str, *, inside: bool = False) -> 
             yield name
 
 
-def _of_files(session: Session, files: Sequence[tuple[str, dict[str, Any]]], *, now: datetime) -> list[Found]:
+def _of_files(
+    session: Session, files: Sequence[tuple[str, dict[str, Any]]], *, now: datetime
+) -> tuple[list[Found], set[str]]:
     dags: dict[str, Mapping[str, Any]] = {}
     for some in chunks(sorted({dag_id for dag_id, _ in files}), 500):
         names = {row.id: row.dag_id for row in _latest(session, some)}
         query = select(S.c.id, S.c.data, S.c.data_compressed).where(S.c.id.in_(names))
         dags |= {names[row.id]: _dag_of(row) for row in session.execute(query)}
-    found = [_found(dag_id, YAML_SOURCE, data, dags.get(dag_id, {}), now=now) for dag_id, data in files]
-    return [item for item in found if item is not None]
+    found: list[Found] = []
+    unread: set[str] = set()
+    for dag_id, data in files:
+        try:
+            found.append(_found(dag_id, YAML_SOURCE, data, dags.get(dag_id, {}), now=now))
+        except _UNREADABLE:
+            log.exception("An SLA in YAML for DAG %s cannot be read; it is left as it was", dag_id)
+            unread.add(dag_id)
+    return found, unread
 
 
 def _store(session: Session, found: Sequence[Found], *, now: datetime) -> int:
@@ -287,11 +311,15 @@ def _change(
     if not ids:
         return []
     guess = and_(O.c.state == AT_RISK, O.c.cause.in_(FORECASTS))
+    # A later episode of the day is not written anew either: the day goes on by the version it began with.
+    fresh = [row.id for row, item in changed if item.policy.kind == "fresh"]
+    episode = among(session, O.c.policy_id, fresh) & O.c.slot.startswith("fresh-") & (O.c.slot != "fresh-1")
     session.execute(
         delete(O).where(
             among(session, O.c.policy_id, ids),
             or_(O.c.state.in_((EXPECTED, EXCUSED)), guess),
             O.c.due_at > now,
+            ~episode,
             ~select(I.c.id).where(I.c.occurrence_id == O.c.id).exists(),
         )
     )
@@ -347,16 +375,18 @@ def _rename(session: Session, found: Sequence[Found]) -> None:
 
 
 def _no_longer_there(
-    session: Session, found: Sequence[Found], *, source: str, looked: set[str] | None
+    session: Session, found: Sequence[Found], *, source: str, looked: set[str] | None, unread: set[str]
 ) -> set[int]:
     """Return policies in force that are written no more, of DAGs that are still there.
 
     A DAG that is gone is another matter: its promise is broken, and the judge says so.
 
     :param looked: DAGs that were looked at, ``None`` for all.
+    :param unread: DAGs of which something cannot be read: nobody has taken that back.
     """
     there = {(item.dag_id, item.policy.name) for item in found}
     query = select(P.c.id, P.c.dag_id, P.c.name).where(P.c.source == source, P.c.retired_at.is_(None))
     if looked is not None:
         query = query.where(among(session, P.c.dag_id, looked))
-    return {row.id for row in session.execute(query) if (row.dag_id, row.name) not in there}
+    rows = [row for row in session.execute(query) if row.dag_id not in unread]
+    return {row.id for row in rows if (row.dag_id, row.name) not in there}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -26,6 +27,7 @@ from airflow_ext.sla.monitor.incidents import read_version, versions_of
 from airflow_ext.sla.monitor.timetables import ticks_of
 from airflow_ext.sla.policy import Policy, run_slot
 
+log = logging.getLogger(__name__)
 O, P, V, M = (table_of(model) for model in (OccurrenceRow, PolicyRow, PolicyVersionRow, MarkRow))  # noqa: E741
 _MANY = 8
 _AT_ONCE = 30
@@ -70,8 +72,18 @@ def materialise(
             more = True
             break
         policy = versions[waiting[0].version_id].policy
-        ticks: Ticks | None = ticks_of(waiting[0].schedule) if waiting[0].schedule else None
-        values = [_values(item, now) for item in occurrences(policy, start=start, end=end, ticks=ticks)]
+        try:
+            ticks: Ticks | None = ticks_of(waiting[0].schedule) if waiting[0].schedule else None
+            values = [_values(item, now) for item in occurrences(policy, start=start, end=end, ticks=ticks)]
+        except (
+            Exception
+        ):  # a timetable is code of users: one that breaks must not keep all others from being watched
+            log.exception(
+                "SLA %s, promised by %d DAGs: when it is due cannot be worked out, so nobody watches it; see their schedule",
+                policy.name,
+                len(waiting),
+            )
+            continue
         rows = waiting[: max(1, (most - written) // max(1, len(values)))]
         more |= len(rows) < len(waiting)
         written += len(values) * len(rows)

@@ -194,6 +194,7 @@ def test_name_and_words(changes: dict[str, Any], name: str, promise: str) -> Non
         pytest.param(
             {**SIX_IN_BERLIN, "severity": "loud"}, InvalidError, "page, ticket, info", id="severity"
         ),
+        pytest.param({**SIX_IN_BERLIN, "owner": "x" * 251}, InvalidError, "at most 250", id="long-owner"),
         pytest.param({**SIX_IN_BERLIN, "owner": 7}, TypeError, "owner=7", id="owner"),
         pytest.param({**SIX_IN_BERLIN, "name": "a b"}, InvalidError, "name='a b'", id="name"),
         pytest.param(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from airflow_ext.sla import sla
+from airflow_ext.sla.declare import ALSO
 from airflow_ext.sla.ledger.models import (
     ActionRow,
     IncidentRow,
@@ -18,8 +22,10 @@ from airflow_ext.sla.ledger.models import (
     PolicyTaskRow,
     PolicyVersionRow,
 )
+from airflow_ext.sla.monitor import tables
+from airflow_ext.sla.monitor.timetables import ticks_of
 from airflow_ext.sla.trends import actions
-from tests.unit.sla.world import CALLBACK, MINUTE, World
+from tests.unit.sla.world import CALLBACK, HOUR, MINUTE, World
 
 SIX: dict[str, Any] = {"by": "06:00", "tz": "Europe/Berlin", "callback": CALLBACK}
 
@@ -63,6 +69,57 @@ def test_a_change_forgets_no_excuse_and_who_gave_it(world: World) -> None:
     assert world.state("2026-03-02") == ("excused", "excused")
     assert [row.who for row in world.rows(ActionRow)] == ["ann"]
     assert [kind for kind, _, _ in world.told()] == ["open", "resolve"]
+
+
+def test_a_change_of_freshness_leaves_the_rest_of_the_day_watched(world: World) -> None:
+    world.add_dag("d", sla(fresh=HOUR, callback=CALLBACK, name="p"))
+    world.tick_at("2026-03-01 12:00")
+    world.tick_at("2026-03-01 13:20")
+    world.run("d", "2026-03-01 13:20", ended="2026-03-01 13:30")
+    world.tick_at("2026-03-01 13:31")
+    world.add_dag("d", sla(fresh=HOUR, callback=CALLBACK, name="p", owner="new"))
+    world.tick_at("2026-03-01 13:40")
+    world.tick_at("2026-03-01 14:31")
+    assert [kind for kind, _, _ in world.told()] == ["open", "resolve", "open"]
+
+
+@pytest.mark.parametrize("damage", [{"policy": None}, {"owner": "new" * 100}, {ALSO: "{"}])
+def test_what_cannot_be_read_is_left_as_it_was_and_keeps_no_other_from_being_read(
+    world: World, caplog: pytest.LogCaptureFixture, damage: dict[str, Any]
+) -> None:
+    world.add_dag("d", sla(**SIX))
+    world.tick_at("2026-03-01 12:00")
+    world.now += MINUTE
+    world.add_dag("d", sla(**SIX, owner="new"))
+    world.add_dag("e", sla(**SIX))
+    alert = tables.DEADLINE_ALERT
+    with world.engine.begin() as connection:
+        for row in connection.execute(select(alert)).all():
+            stored = json.loads(json.dumps(row.callback_def))
+            if stored["__data__"]["kwargs"]["owner"] == "new":
+                stored["__data__"]["kwargs"] |= damage
+                connection.execute(update(alert).where(alert.c.id == row.id).values(callback_def=stored))
+    world.tick_at("2026-03-01 12:02")
+    assert [(row.dag_id, row.retired_at) for row in world.rows(PolicyRow)] == [("d", None), ("e", None)]
+    assert "DAG d cannot be read" in caplog.text
+
+
+def test_a_timetable_that_breaks_keeps_no_other_from_being_watched(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    def of(schedule: str) -> Any:
+        if "17 *" in schedule:
+            raise RuntimeError("a timetable of users")
+        return ticks_of(schedule)
+
+    world.add_dag("a", sla(**SIX), schedule="17 * * * *")
+    world.add_dag("b", sla(**SIX))
+    with mock.patch("airflow_ext.sla.monitor.materialise.ticks_of", of):
+        world.tick_at("2026-03-01 12:00")
+    assert (world.states("a"), bool(world.states("b"))) == ({}, True)
+    assert "cannot be worked out" in caplog.text
+    world.tick_at("2026-03-01 12:02")
+    assert world.states("a")
 
 
 def test_two_with_the_same_name_are_both_kept(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -142,6 +199,7 @@ def test_stored_data_that_cannot_be_read_leaves_the_policy_as_it_was(
     assert "cannot be read" in caplog.text
 
 
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9}]\n" for n in range(1, 9)) + "slas: [*a8]"
 YAML = """
 slas:
   - dag: theirs
@@ -180,6 +238,11 @@ def test_slas_of_a_file_and_a_broken_file_changes_nothing(database: Any, tmp_pat
     ("text", "words"),
     [
         pytest.param("a: [", "no YAML", id="yaml"),
+        pytest.param("[" * 3000, "nested too deeply", id="deep"),
+        pytest.param(BOMB, "aliases counted", id="bomb"),
+        pytest.param(
+            "slas: [{dag: d, within: 99999999999999 d, callback: a.b}]", "longer than", id="too long"
+        ),
         pytest.param("- 1", "under the key 'slas'", id="list"),
         pytest.param("slas: [{by: '06:00'}]", "dag=None", id="dag"),
         pytest.param(
