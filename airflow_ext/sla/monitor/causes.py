@@ -42,10 +42,17 @@ def open_with_causes(
     own = {id(item) for item in wanting}
     roots: dict[str, Broken | int] = dict(known)
     first, children = [], []
-    for item in sorted(broken, key=lambda each: (each.occurrence.due_at, each.occurrence.id)):
-        names: list[str] = []
-        if id(item) in own:
-            names = [*makers.get(item.occurrence.policy_id, ()), *above.get(item.occurrence.dag_id, ())]
+
+    def names_of(item: Broken) -> list[str]:
+        if id(item) not in own:
+            return []
+        return [*makers.get(item.occurrence.policy_id, ()), *above.get(item.occurrence.dag_id, ())]
+
+    # What is upstream has less upstream of it, so it comes first, whatever was due first or written first.
+    for item in sorted(
+        broken, key=lambda each: (len(names_of(each)), each.occurrence.due_at, each.occurrence.id)
+    ):
+        names = names_of(item)
         cause = next(
             (roots[name] for name in names if name in roots and name != item.occurrence.dag_id), None
         )

@@ -10,7 +10,7 @@ from airflow_ext.sla import sla
 from airflow_ext.sla.ledger.models import IncidentRow, OutboxRow
 from airflow_ext.sla.monitor.causes import downstream, upstream
 from airflow_ext.sla.trends import actions
-from tests.unit.sla.world import CALLBACK, World
+from tests.unit.sla.world import CALLBACK, MINUTE, World
 
 
 @pytest.fixture
@@ -141,3 +141,15 @@ def test_nor_does_what_nobody_looks_after_any_more(chain: World) -> None:
     chain.run("marts", "2026-03-03 00:00", "running")
     chain.tick_at("2026-03-03 06:01")
     assert ("marts", "open") in told(chain)
+
+
+def test_in_one_look_the_cause_is_found_whatever_was_due_and_written_first(world: World) -> None:
+    world.add_dag("marts", sla(by="06:00", tz="UTC", callback=CALLBACK, name="p"))
+    world.tick_at("2026-03-01 12:00")
+    world.now += MINUTE
+    world.add_dag("raw", sla(by="06:30", tz="UTC", callback=CALLBACK, name="p"))
+    world.feed("raw", "marts")
+    world.tick_at("2026-03-01 12:02")
+    world.run("raw", "2026-03-02 00:00", "failed", ended="2026-03-02 06:20")
+    world.tick_at("2026-03-02 07:00")
+    assert told(world) == [("raw", "open")]
