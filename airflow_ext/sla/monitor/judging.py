@@ -154,6 +154,7 @@ def _settle(
         if state == RECOVERED:
             # A guess that it will be late is not told unless the policy wants that.
             known = with_incident(session, [row.id for row, _ in some if row.state == AT_RISK])
+            turn_into(session, sorted(known), kind="missed", cause=cause)
             silent = {
                 row.id: fact
                 for row, fact in some

@@ -52,6 +52,16 @@ def test_a_run_that_began_too_late_is_at_risk_and_told_if_wanted(database: Engin
     assert [kind for kind, _, _ in world.told()] == [OPEN, OVER]
 
 
+def test_a_risk_that_was_told_and_ended_late_between_two_looks_was_a_miss(database: Engine) -> None:
+    world = a_world(database, on_risk="tell")
+    run_id = world.run("d", "2026-03-02 00:00", "running", start_date="2026-03-02 05:30")
+    world.tick_at("2026-03-02 05:35")
+    world.set_run("d", run_id, state="success", end_date="2026-03-02 06:00:05")
+    world.tick_at("2026-03-02 06:00:10")
+    assert world.state("2026-03-02") == ("recovered", "late")
+    assert world.told() == [(OPEN, "missed", "late"), (OVER, "missed", "late")]
+
+
 def test_a_warning_that_was_wrong_is_told_as_over(database: Engine) -> None:
     world = a_world(database, on_risk="tell")
     run_id = world.run("d", "2026-03-02 00:00", "running", start_date="2026-03-02 05:30")
