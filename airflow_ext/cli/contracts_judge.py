@@ -64,9 +64,10 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_url(variable: str) -> tuple[Any, str]:
+def open_url(variable: str, *, create: bool = False) -> tuple[Any, str]:
     """Open the database whose URL is in an environment variable.
 
+    :param create: Whether an SQLite file may be new; its folder may not.
     :return: A DB-API connection and its dialect.
     :raises InvalidError: If there is no such variable, or its URL cannot be used.
     :raises UnavailableError: If the database cannot be opened.
@@ -85,10 +86,10 @@ def open_url(variable: str) -> tuple[Any, str]:
             case "duckdb":
                 import duckdb
 
-                _must_exist(path, variable)
+                _must_exist(path, variable, "duckdb")
                 return duckdb.connect(path, read_only=True), "duckdb"
             case "sqlite":
-                _must_exist(path, variable)
+                _must_exist(path, variable, "sqlite", create=create)
                 return sqlite3.connect(path, timeout=30, isolation_level=None), "sqlite"
             case "postgres":
                 import psycopg2
@@ -108,11 +109,13 @@ def open_url(variable: str) -> tuple[Any, str]:
     raise InvalidError(f"{variable} holds no duckdb://, sqlite:// or postgresql:// URL")
 
 
-def _must_exist(path: str, variable: str) -> None:
-    if not path or not Path(path).is_file():
-        raise InvalidError(
-            f"{variable}: there is no file at the path of its URL (duckdb:///relative, duckdb:////absolute)"
-        )
+def _must_exist(path: str, variable: str, kind: str, *, create: bool = False) -> None:
+    if path and (Path(path).is_file() or (create and Path(path).parent.is_dir())):
+        return
+    raise InvalidError(
+        f"{variable}: there is no {'folder for the ' if create else ''}file at the path of its URL "
+        f"({kind}:///relative, {kind}:////absolute)"
+    )
 
 
 @contextmanager
@@ -179,7 +182,7 @@ def publish_command(args: argparse.Namespace) -> int:
     from airflow_ext.contracts.ranges import asset_name
 
     contract = Contract.from_file(args.contract)
-    store, assets = store_of(args)
+    store, assets = store_of(args, create=True)
     with asked():
         # before the work: an asset that is not known keeps no verdict
         asset = asset_name(contract.id, contract.major)

@@ -132,13 +132,14 @@ class RestAssets:
 class _EnvOpener:
     """Opens the database whose URL an environment variable holds; the URL is never shown."""
 
-    def __init__(self, variable: str) -> None:
+    def __init__(self, variable: str, *, create: bool) -> None:
         self.name = variable
+        self._create = create
 
     def open(self) -> tuple[Any, str]:
         from airflow_ext.cli.contracts_judge import open_url
 
-        return open_url(self.name)
+        return open_url(self.name, create=self._create)
 
     async def aprepare(self) -> None:
         """Nothing to look up."""
@@ -147,7 +148,11 @@ class _EnvOpener:
         """Nothing is remembered."""
 
 
-def store_of(args: argparse.Namespace) -> tuple[VerdictStore, RestAssets | None]:
+def store_of(args: argparse.Namespace, *, create: bool = False) -> tuple[VerdictStore, RestAssets | None]:
+    """Return the store that was asked for, and the assets of an Airflow if it is there.
+
+    :param create: Whether a file that is not there yet is an empty store.
+    """
     from airflow_ext.contracts.sql_store import SqlVerdictStore
     from airflow_ext.contracts.store import AssetVerdictStore
 
@@ -155,7 +160,7 @@ def store_of(args: argparse.Namespace) -> tuple[VerdictStore, RestAssets | None]
         assets = RestAssets(AirflowApi(args.url))
         return AssetVerdictStore(assets.state), assets
     if args.store_env:
-        return SqlVerdictStore(_EnvOpener(args.store_env)), None
+        return SqlVerdictStore(_EnvOpener(args.store_env, create=create)), None
     from airflow_ext.hooks.verdict_store import verdict_store
 
     return verdict_store(args.store_conn_id), None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         connection.execute("CREATE TABLE orders AS SELECT DATE '2013-01-05' AS day, 1 AS id, 4.5 AS amount")
         connection.execute("INSERT INTO orders VALUES ('2013-01-06', 2, -1)")
     os.environ["SHOP"] = f"duckdb:///{tmp_path / 'shop.duckdb'}"
-    sqlite3.connect(tmp_path / "verdicts.db").close()
     os.environ["VERDICTS"] = f"sqlite:///{tmp_path / 'verdicts.db'}"
     return tmp_path
 
@@ -89,6 +87,8 @@ def test_verify_takes_an_airflow_connection(folder: Path) -> None:
 @pytest.mark.usefixtures("folder")
 def test_publish_into_a_database_and_look_at_it(capsys: pytest.CaptureFixture[str]) -> None:
     store = ("--store-env", "VERDICTS")
+    assert run("status", "orders.odcs.yaml", *store) == 2, "whoever only reads does not make a store"
+    assert "no file at the path of its URL (sqlite:///" in capsys.readouterr().err
     assert run("publish", "orders.odcs.yaml", DAY, "--database-env", "SHOP", *store) == 0
     assert "a database emits no events" in capsys.readouterr().out
     assert run("status", "orders.odcs.yaml", *store) == 0
