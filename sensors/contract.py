@@ -83,8 +83,8 @@ class ContractSensor(BaseSensorOperator):
         ``partition`` is not given. Rather give this than ``partition="{{ ds }}"``: ``ds`` is the date in UTC,
         for a DAG that starts at midnight in Berlin the day before.
     :param on_breach: What to do about a breach; ``wait`` goes on until a repaired partition is published.
-    :param on_quarantine: What to do about a breach of which the bad rows were set aside; ``proceed`` goes on with
-        the others. Where the whole partition was set aside, ``proceed`` means ``on_breach``.
+    :param on_quarantine: What to do about a breach of which the bad rows were set aside; ``proceed`` goes on, also
+        with those rows: they are copied. Where the whole partition was set aside, ``proceed`` means ``on_breach``.
     :param on_late: What to do about a partition that is due and not there.
     :param on_unknown: What to do about a contract that nobody has, or of which nothing was ever published.
     :param unknown_after: Seconds or timedelta of waiting after which a contract that never published anything

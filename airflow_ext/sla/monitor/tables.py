@@ -1,4 +1,4 @@
-"""The columns of Airflow's tables that the monitor reads.
+"""The columns of Airflow's tables that monitor and sender read.
 
 Written down here, so that a change in Airflow is seen in one place (a test holds them against Airflow's models), and so that
 the judge can be tested on a database with nothing else in it.
@@ -80,6 +80,16 @@ ASSET_EVENT = Table(
     Column("source_dag_id", String(250)),
     Column("source_run_id", String(250)),
     Column("partition_key", String(250)),
+    Column("extra", JSON),
+)
+DAG_VERSION = Table(
+    "dag_version",
+    airflow,
+    Column("id", Uuid, primary_key=True),
+    Column("version_number", Integer),
+    Column("dag_id", String(250)),
+    Column("bundle_version", String(250)),
+    Column("created_at", UtcTime),
 )
 ASSET_STATE = Table(
     "asset_state_store",

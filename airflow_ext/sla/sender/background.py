@@ -8,13 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
-    Column,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Uuid,
     and_,
     func,
     or_,
@@ -30,50 +23,16 @@ from airflow_ext.sla.ledger.models import (
     IncidentRow,
     OccurrenceRow,
     PolicyRow,
-    UtcTime,
 )
 from airflow_ext.sla.ledger.sql import among, table_of
 from airflow_ext.sla.monitor.causes import downstream
+from airflow_ext.sla.monitor.tables import ASSET, ASSET_EVENT, DAG_VERSION, FEEDS, READS
 from airflow_ext.sla.monitor.tables import DAG_RUN as R
 
 I, O, P = (table_of(model) for model in (IncidentRow, OccurrenceRow, PolicyRow))  # noqa: E741  as in the queries
 _MOST_AFFECTED = 200
 _MOST_CONTRACTS = 20
 _CONTRACT = "contract/"
-
-airflow = MetaData()
-"""The columns of Airflow's tables that are read here; a test holds them against Airflow's models."""
-DAG_VERSION = Table(
-    "dag_version",
-    airflow,
-    Column("id", Uuid, primary_key=True),
-    Column("version_number", Integer),
-    Column("dag_id", String(250)),
-    Column("bundle_version", String(250)),
-    Column("created_at", UtcTime),
-)
-SCHEDULE = Table(
-    "dag_schedule_asset_reference",
-    airflow,
-    Column("asset_id", Integer, primary_key=True),
-    Column("dag_id", String(250), primary_key=True),
-)
-INLET = Table(
-    "task_inlet_asset_reference",
-    airflow,
-    Column("asset_id", Integer, primary_key=True),
-    Column("dag_id", String(250), primary_key=True),
-    Column("task_id", String(250), primary_key=True),
-)
-ASSET = Table("asset", airflow, Column("id", Integer, primary_key=True), Column("name", String(1500)))
-ASSET_EVENT = Table(
-    "asset_event",
-    airflow,
-    Column("id", Integer, primary_key=True),
-    Column("asset_id", Integer),
-    Column("timestamp", UtcTime),
-    Column("extra", JSON),
-)
 
 
 @dataclass(frozen=True)
@@ -177,8 +136,8 @@ def _versions(session: Session, dag_id: str, since: datetime) -> list[str]:
 def _contracts(session: Session, dag_id: str, since: datetime) -> list[str]:
     """Say which contracts that the DAG waits for or reads have another version than then."""
     used = union(
-        select(SCHEDULE.c.asset_id).where(SCHEDULE.c.dag_id == dag_id),
-        select(INLET.c.asset_id).where(INLET.c.dag_id == dag_id),
+        select(FEEDS.c.asset_id).where(FEEDS.c.dag_id == dag_id),
+        select(READS.c.asset_id).where(READS.c.dag_id == dag_id),
     ).subquery()
     query = (
         select(ASSET.c.id, ASSET.c.name)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from airflow_ext.sla import Channel, Step, sla
 from airflow_ext.sla.ledger.models import IncidentRow, OutboxRow
-from airflow_ext.sla.sender import background
+from airflow_ext.sla.monitor import tables
 from airflow_ext.sla.sender.model import Call, Outcome, SendReport, Settings
 from airflow_ext.sla.sender.send import send_due
 from airflow_ext.sla.sender.storm import Breaker
@@ -55,7 +55,6 @@ class Desk:
     """A world, a wire and a sender."""
 
     def __init__(self, engine: Engine) -> None:
-        background.airflow.create_all(engine)
         self.world, self.wire, self.breaker = World(engine), Wire(), Breaker()
         self.settings = Settings()
 
@@ -303,6 +302,23 @@ def test_a_digest_that_failed_keeps_its_key(desk: Desk) -> None:
     assert (again.event.key, len(again.event.others)) == (first.event.key, 8)
 
 
+def test_what_may_have_been_told_alone_is_told_again_alone(desk: Desk) -> None:
+    """The channel has its key; in a digest, which has another one, it would be a second alert."""
+    desk.promise("first", owner="team", channels=[PAGER])
+    for number in range(9):
+        desk.promise(f"dag_{number}", owner="team", channels=[PAGER], grace=timedelta(seconds=90))
+    desk.wire.answers[PAGER] = {"error": "the connection broke"}
+    desk.send_at("2026-03-02 05:00:05")
+    (alone,) = desk.wire.calls
+    desk.wire.calls.clear()
+    desk.wire.answers.clear()
+    desk.send_at("2026-03-02 05:01:31")
+    again, digest = sorted(desk.wire.calls, key=lambda call: len(call.event.others))
+    assert (again.event.key, again.event.others) == (alone.event.key, ())
+    assert len(digest.event.others) == 8
+    assert {state for _, _, state in desk.states()} == {"sent"}
+
+
 def test_an_answer_waits_for_what_it_answers(desk: Desk) -> None:
     desk.promise("marts", channels=[PAGER])
     desk.wire.answers[PAGER] = {"error": "x", "retry_after": 600.0}
@@ -335,17 +351,15 @@ def test_the_message_says_what_changed_since_it_last_went_well(desk: Desk) -> No
         for number, day in enumerate(("2026-03-01 00:00", "2026-03-02 12:00"), start=7):
             version = {"id": __import__("uuid").uuid4(), "version_number": number, "dag_id": "marts"}
             connection.execute(
-                insert(background.DAG_VERSION).values(
-                    bundle_version="abcdef" * 5, created_at=at(day), **version
-                )
+                insert(tables.DAG_VERSION).values(bundle_version="abcdef" * 5, created_at=at(day), **version)
             )
             connection.execute(
-                insert(background.ASSET_EVENT).values(
+                insert(tables.ASSET_EVENT).values(
                     asset_id=1, timestamp=at(day), extra={"version": f"1.{number}.0"}
                 )
             )
-        connection.execute(insert(background.ASSET).values(id=1, name="contract/orders/v1"))
-        connection.execute(insert(background.SCHEDULE).values(asset_id=1, dag_id="marts"))
+        connection.execute(insert(tables.ASSET).values(id=1, name="contract/orders/v1"))
+        connection.execute(insert(tables.FEEDS).values(asset_id=1, dag_id="marts"))
     desk.send_at("2026-03-03 05:01")
     text = desk.wire.calls[-1].event.text
     assert "Last good  Mon 02 Mar 2026 04:00:00 UTC" in text
@@ -355,18 +369,3 @@ def test_the_message_says_what_changed_since_it_last_went_well(desk: Desk) -> No
     )
     assert "https://airflow.example.com/dags/marts" in text
     assert "airflow ext sla ack" in text
-
-
-def test_the_columns_read_here_are_airflows() -> None:
-    from airflow.models.asset import (
-        AssetEvent,
-        AssetModel,
-        DagScheduleAssetReference,
-        TaskInletAssetReference,
-    )
-    from airflow.models.dag_version import DagVersion
-
-    models = (AssetEvent, AssetModel, DagScheduleAssetReference, TaskInletAssetReference, DagVersion)
-    theirs = {model.__table__.name: {column.name for column in model.__table__.c} for model in models}
-    for table in background.airflow.sorted_tables:
-        assert {column.name for column in table.c} <= theirs[table.name]
