@@ -25,6 +25,8 @@ from airflow_ext.exceptions import StoreUnavailableError
 MAX_BACKOFF = 60.0
 TURNS, MIN_TURN = 20, 1.0
 """Turns that a poll interval is divided into, and how many seconds one takes at least."""
+READ_WITHIN = 0.85
+"""Part of the poll interval in which everything is read once: a triggerer needs the rest to end those who waited."""
 DIRECT_SHARE = 10
 """One in so many polls reads a verdict for which the head has no news: its entry may have been pushed out of
 the head, or a publisher of another partition may have written back an older one. With many partitions per
@@ -300,9 +302,11 @@ async def _ask(asset: str) -> None:
 async def polls(board: Board, store: VerdictStore, poll_interval: float) -> AsyncGenerator[Any, None]:
     """Poll for ever; what is new is told through the board, to nobody but those who wait for it.
 
-    Each contract is read once per interval: all together where one question does for all, else each in its turn.
+    Each contract is read once in the greater part of an interval, so that those who wait have gone on by its end: all
+    together where one question does for all, else each in its turn.
     """
     yield None
+    poll_interval *= READ_WITHIN
     turn = poll_interval if store.exact else min(poll_interval, max(poll_interval / TURNS, MIN_TURN))
     last: float | None = None
     while True:
