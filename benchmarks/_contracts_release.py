@@ -42,6 +42,12 @@ def _floor(made: Stage) -> float:
     return seconds
 
 
+def _idle(made: Stage, begin: float, end: float) -> int:
+    rows = made.sql("SELECT DISTINCT floor(extract(epoch FROM at))::bigint FROM bench_ends")
+    busy = {int(second) for (second,) in rows}
+    return sum(second not in busy for second in range(int(begin), int(end) + 1))
+
+
 def _release(made: Stage, floor: float) -> None:
     made.start_triggerer(called="triggerer-2")
     kwargs = made.kwargs_of("contract")
@@ -70,6 +76,7 @@ def _release(made: Stage, floor: float) -> None:
             "from publication to the first end": round(begin - published, 1),
             "from the first end to the last": round(end - begin, 1),
             "a second": round((WAITERS - first) / (end - begin)),
+            "seconds in which none ended": _idle(made, begin, end),
             f"{WAITERS:,} triggers that only sleep, from their moment to the last end": round(floor, 1),
             "of those a second": round(WAITERS / floor),
         },

@@ -91,13 +91,13 @@ class _Waiting:
         }
 
     def alone(self) -> None:
-        """Publish some contracts at moments that have nothing to do with the reader's."""
+        """Publish some contracts, one after the other, at moments that have nothing to do with the reader's."""
         rng = random.Random(7)  # noqa: S311  # moments of a measurement
         published = {}
         for number in range(ALONE + PUSHING):
-            time.sleep(rng.uniform(1, POLL / 4))
+            time.sleep(rng.uniform(1, POLL))
             published[number] = self.stage.publish(number)
-        self.stage.wait_for_ends((ALONE + PUSHING) * EACH)
+            self.stage.wait_for_ends((number + 1) * EACH)
         self.p95({n: at for n, at in published.items() if n < ALONE}, "waiters")
         self.p95({n: at for n, at in published.items() if n >= ALONE}, "waiters, who push an XCom,")
 

@@ -11,7 +11,7 @@ from airflow_ext.contracts.model import Contract
 from airflow_ext.contracts.schema_check import Difference, differences
 from airflow_ext.contracts.sql import Database
 from airflow_ext.contracts.table_judge import TableJudge
-from airflow_ext.contracts.verdict import Reason, RunReference, Verdict
+from airflow_ext.contracts.verdict import MAX_COLUMNS, Reason, RunReference, Verdict
 
 
 def judge(
@@ -58,6 +58,7 @@ def judge(
     for each in judges:
         skipped += [f"{each.table.name}: {text}" if several else text for text in each.skipped]
     counted = [each.rows for each in judges if each.rows is not None]
+    breached = any(reason.severity == "error" for reason in reasons)
     return Verdict.of(
         reasons=reasons,
         skipped=skipped,
@@ -70,7 +71,16 @@ def judge(
         owner=contract.owner,
         support=contract.support,
         run=run or RunReference(),
+        columns=_columns(contract) if breached else (),
     )
+
+
+def _columns(contract: Contract) -> tuple[str, ...]:
+    found = []
+    for table in contract.tables:
+        names = [*(column.name for column in table.columns), table.partition_column]
+        found += [name for column in filter(None, names) for name in (column, f"{table.name}.{column}")]
+    return tuple(dict.fromkeys(found)) if len(found) <= MAX_COLUMNS else ()
 
 
 def _times_judged(contract: Contract, *, on_time: bool) -> int:

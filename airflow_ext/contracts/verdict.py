@@ -10,6 +10,8 @@ from typing import Any
 MAX_REASONS = 20
 MAX_TEXT = 300
 """Characters of one text in a verdict; with :data:`MAX_REASONS` this bounds its size."""
+MAX_COLUMNS = 1000
+"""Names of columns that a breach lists; of a contract with more none are."""
 
 
 class Status(enum.StrEnum):
@@ -154,6 +156,7 @@ class Verdict:
     :param support: Where to ask.
     :param run: The task that published it.
     :param quarantine: What was set aside, ``None`` if nothing was.
+    :param columns: In a breach, the contract's columns as ``column`` and ``table.column``; empty if they are not known.
     """
 
     contract: str
@@ -170,6 +173,7 @@ class Verdict:
     support: str = ""
     run: RunReference = field(default_factory=RunReference)
     quarantine: Quarantine | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def major(self) -> int:
@@ -221,16 +225,22 @@ class Verdict:
             owner=_cut(self.owner),
             support=_cut(self.support),
             run=run,
+            columns=tuple(map(_cut, self.columns)) if len(self.columns) <= MAX_COLUMNS else (),
         )
 
     def seen_by(self, uses: Collection[str]) -> Verdict:
         """Return what it means to somebody who reads only some columns.
 
-        A breach only of rules about other columns is a warning. As long as not every failed rule is listed,
-        it stays a breach.
+        A breach only of rules about other columns is a warning. As long as not every failed rule is listed, or
+        he names a column that the contract does not have, it stays a breach.
 
         :param uses: Columns that are read; empty means all.
         """
+        unknown = self._unknown(uses)
+        if unknown and self.status in (Status.BREACHED, Status.QUARANTINED):
+            named = ", ".join(repr(used) for used in unknown[:3])
+            reason = Reason("uses", "columns of the contract", f"not among them: {named}", "warning").cut()
+            return replace(self, reasons=(*self.reasons, reason))
         failed = [reason for reason in self.reasons if reason.severity == "error"]
         if (
             self.status not in (Status.BREACHED, Status.QUARANTINED)
@@ -242,10 +252,16 @@ class Verdict:
         softened = tuple(replace(reason, severity="warning") for reason in self.reasons)
         return replace(self, status=Status.WARN, reasons=softened)
 
+    def _unknown(self, uses: Collection[str]) -> list[str]:
+        """Return what the contract, if its columns are known, has no column for."""
+        names = [column.casefold() for column in self.columns]
+        return [used for used in uses if names and not any(_within(name, used.casefold()) for name in names)]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
             **asdict(self),
+            "columns": list(self.columns),
             "status": str(self.status),
             "reasons": [{**asdict(reason), "columns": list(reason.columns)} for reason in self.reasons],
             "counts": dict(self.counts),
@@ -270,6 +286,7 @@ class Verdict:
                     "status": Status(value["status"]),
                     "reasons": tuple(_reason(r) for r in value["reasons"]),
                     "skipped": tuple(value.get("skipped", ())),
+                    "columns": tuple(map(str, value.get("columns", ()))),
                     "run": RunReference(**_fields(RunReference, value.get("run") or {})),
                     "quarantine": Quarantine(**_fields(Quarantine, aside)) if aside else None,
                 }

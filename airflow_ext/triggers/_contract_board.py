@@ -111,7 +111,9 @@ class Board:
         """
         for waiter in [waiter for key in keys for waiter in self._waiters.get(key, ())]:
             while len(self._woken) >= AT_ONCE:
-                await asyncio.sleep(PAUSE)
+                # an answer to a question asked earlier would tell nothing
+                fetched = self._woken[0] + FETCHED - time.monotonic()
+                await asyncio.sleep(max(fetched, PAUSE))
                 asked = time.monotonic()
                 await _ask(next(iter(keys))[0])
                 self._answered(asked)

@@ -200,6 +200,14 @@ def test_a_partition_column_that_became_text_is_reported_and_still_restricts(sho
     assert verdict.rows == 1
 
 
+def test_a_breach_lists_the_columns_that_may_be_used(shop: Shop) -> None:
+    assert shop.judge().columns == ()
+    broken = shop.judge(quality=[{"name": "rows", "metric": "rowCount", "mustBe": 9}])
+    assert broken.status is Status.BREACHED
+    assert {"amount", "country", "day"} <= set(broken.columns)
+    assert Verdict.from_dict(broken.to_dict()) == broken
+
+
 def test_a_partition_column_that_is_missing_or_useless_is_a_breach(shop: Shop) -> None:
     shop.do(
         f"DROP TABLE {shop.table}",

@@ -164,6 +164,9 @@ def test_what_is_waited_for_survives_json() -> None:
         Wanted.from_dict({"contract": "orders>=1,<2"})
 
 
+OF_ORDERS = ("country", "orders.country", "amount", "orders.amount", "address.city", "orders.address.city")
+
+
 def broken(*columns: str, **more: Any) -> Verdict:
     reasons = tuple(Reason(f"valid({name})", "0", "3", columns=(name,)) for name in columns)
     return verdict(status=Status.BREACHED, reasons=reasons, **more)
@@ -186,6 +189,10 @@ def broken(*columns: str, **more: Any) -> Verdict:
             broken("country", counts={"failed": 2}), ["id"], Status.BREACHED, id="not-all-are-listed"
         ),
         pytest.param(verdict(status=Status.BREACHED), ["id"], Status.BREACHED, id="no-reason-is-known"),
+        pytest.param(broken("country", columns=OF_ORDERS), ["Amount"], Status.WARN, id="known"),
+        pytest.param(broken("country", columns=OF_ORDERS), ["orders.amount"], Status.WARN, id="of-its-table"),
+        pytest.param(broken("country", columns=OF_ORDERS), ["address"], Status.WARN, id="known-by-a-part"),
+        pytest.param(broken("country", columns=OF_ORDERS), ["amuont"], Status.BREACHED, id="misspelt"),
     ],
 )
 def test_a_breach_of_columns_that_are_not_read_is_a_warning(
@@ -196,6 +203,7 @@ def test_a_breach_of_columns_that_are_not_read_is_a_warning(
     assert seen.verdict is not None
     if status is Status.WARN:
         assert {reason.severity for reason in seen.verdict.reasons} == {"warning"}
+    assert ("not among them: 'amuont'" in str(seen.verdict.reasons[-1:])) == (uses == ["amuont"])
 
 
 def test_a_breach_whose_bad_rows_were_set_aside() -> None:
