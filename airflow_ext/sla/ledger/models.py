@@ -185,9 +185,10 @@ class OccurrenceRow(Base):
     __tablename__ = "ext_sla_occurrence"
     __table_args__ = (
         UniqueConstraint("policy_id", "local_date", "slot"),
-        # Partial where the database can: what is settled is nearly all of the table, and leaves the first two.
+        # Partial where the database can: what is settled is nearly all of the table, and leaves the first three.
         Index("ix_ext_sla_occurrence_check", "next_check_at", **_only_if("next_check_at IS NOT NULL")),
         Index("ix_ext_sla_occurrence_open", "policy_id", "watch_from", **_only_if("settled_at IS NULL")),
+        Index("ix_ext_sla_occurrence_ahead", "watch_from", **_only_if("settled_at IS NULL")),
         Index("ix_ext_sla_occurrence_settled", "settled_at", **_only_if("settled_at IS NOT NULL")),
     )
 

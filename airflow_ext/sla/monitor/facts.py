@@ -41,7 +41,7 @@ Chosen = Callable[[Select[Any]], Select[Any]]
 """Adds to a query which occurrences are asked for."""
 Columns = Callable[[Any], list[Any]]
 """Gives the columns of a query about runs from those of the batch."""
-_MANY = 200
+_MANY = 20
 """With more occurrences than this, whatever the planner believes, runs are not looked up for each of them."""
 
 

@@ -77,10 +77,14 @@ def look_ahead(
     A quiet risk that has gone goes back to ``expected``; one that was told stays until it is judged.
     """
     guess = and_(O.c.state == AT_RISK, O.c.cause.in_(FORECASTS))
+    # Of what is not settled little has begun, but much is due within the horizon: a planner cannot know that.
+    begun = select(O.c.id).where(O.c.watch_from <= now, O.c.settled_at.is_(None)).cte("begun")
+    begun = begun.prefix_with("MATERIALIZED", dialect="postgresql")
     query = (
         select(*JOINED, O.c.next_check_at, O.c.other_end)
         .join(P, P.c.id == O.c.policy_id)
-        .where(O.c.next_check_at > now, O.c.next_check_at <= now + HORIZON, O.c.watch_from <= now)
+        .join(begun, begun.c.id == O.c.id)
+        .where(O.c.next_check_at > now, O.c.next_check_at <= now + HORIZON)
         .where(or_(O.c.state == EXPECTED, guess), P.c.kind.in_(("by", "within")), P.c.subject == "run")
         .order_by(O.c.next_check_at, O.c.id)
         .limit(MOST)

@@ -78,5 +78,5 @@ def test_airflow_db_migrate_makes_them_once(tmp_path: Path) -> None:
     with engine.connect() as connection:
         assert MigrationContext.configure(
             connection, opts={"version_table": VERSION_TABLE}
-        ).get_current_heads() == ("0002",)
+        ).get_current_heads() == ("0003",)
     engine.dispose()
