@@ -141,11 +141,10 @@ def _list(args: argparse.Namespace) -> int:
     from airflow_ext.vault.admin import list_names
 
     backend = _backend()
-    folders = {"connection": backend.connections_path, "variable": backend.variables_path}
-    for folder in folders.get(args.kind, backend.config_path):
-        if backend.mount_point is not None:
-            for name in list_names(backend.client, backend.mount_point, folder):
-                print(name)
+    mount = backend.layout.mount_point
+    for folder in backend.layout.folders(args.kind) if mount is not None else ():
+        for name in list_names(backend.client, str(mount), folder):
+            print(name)
     return 0
 
 

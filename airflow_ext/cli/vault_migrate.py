@@ -25,7 +25,7 @@ def migrate(backend: VaultBackend, *, write: bool, overwrite: bool, only: str) -
 
     :param only: Regular expression of ids.
     """
-    if backend.mount_point is None or not backend.connections_path:
+    if backend.layout.mount_point is None or not backend.layout.connections_path:
         raise InvalidError("migrate needs mount_point and connections_path in the backend's arguments")
     counts: dict[str, int] = {}
     for kind, key, source, document in _items():
@@ -52,10 +52,10 @@ def _summary(counts: Mapping[str, int], *, write: bool) -> str:
 def _copy(
     backend: VaultBackend, kind: str, key: str, document: dict[str, Any], *, write: bool, overwrite: bool
 ) -> str:
-    folders = backend.connections_path if kind == "connection" else backend.variables_path
+    folders = backend.layout.folders(kind)
     if not folders:
         raise InvalidError("the backend reads no variables: set variables_path")
-    mount, path = str(backend.mount_point), admin.checked_path(f"{folders[0]}/{key}")
+    mount, path = str(backend.layout.mount_point), admin.checked_path(f"{folders[0]}/{key}")
     if kind == "connection":
         connection_value(Document(path, document))  # what could not be read back is not written
     known = None

@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from airflow.sdk.bases.secrets_backend import BaseSecretsBackend
@@ -15,10 +14,11 @@ from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
 
 from airflow_ext.exceptions import AirflowExtError, InvalidError
 from airflow_ext.secrets import _vault_arguments as given
-from airflow_ext.secrets._vault_arguments import Paths, Patterns, Route
+from airflow_ext.secrets._vault_arguments import Paths, Patterns
 from airflow_ext.secrets._vault_forking import before_tasks
 from airflow_ext.secrets._vault_leases import BOOK, LeaseSettings, current_owner, process_role
 from airflow_ext.secrets._vault_masking import amask, mask
+from airflow_ext.secrets._vault_places import Kind, Layout, Place
 from airflow_ext.vault.audit import Access, AuditLog
 from airflow_ext.vault.bundles import Bundles
 from airflow_ext.vault.check import VaultCheck, check
@@ -30,23 +30,6 @@ from airflow_ext.vault.reading import Reading
 from airflow_ext.vault.settings import BreakerPolicy, CachePolicy, Timeouts, VaultSettings
 
 log = logging.getLogger(__name__)
-
-Kind = Literal["connection", "variable", "config"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an id is looked for.
-
-    :param client: Who asks.
-    :param path: Path in the mount.
-    :param bundle: The path is a document of many ids.
-    """
-
-    client: VaultClient
-    mount: str
-    path: str
-    bundle: bool = False
 
 
 class VaultBackend(BaseSecretsBackend):
@@ -141,16 +124,16 @@ class VaultBackend(BaseSecretsBackend):
         super().__init__()
         self.on_error = given.one_of("on_error", on_error, ("raise", "fall_through"))
         more = [global_secrets_path] if global_secrets_path is not None else []
-        self.connections_path = given.folders(connections_path, more)
-        self.variables_path = given.folders(variables_path, more)
-        self.config_path = given.folders(config_path, more)
-        self.use_team_secrets_path = given.switch("use_team_secrets_path", use_team_secrets_path)
-        self.mount_point = mount_point.strip("/") if mount_point else None
-        self.team_name = team_name
-        self.routes = given.routes(routes)
-        self.bundles = given.folders(bundles, [])
-        if self.bundles and self.mount_point is None:
-            raise ValueError("bundles need mount_point: an id cannot name the mount of a bundle")
+        self.layout = Layout(
+            connections_path=given.folders(connections_path, more),
+            variables_path=given.folders(variables_path, more),
+            config_path=given.folders(config_path, more),
+            mount_point=mount_point.strip("/") if mount_point else None,
+            use_team_secrets_path=given.switch("use_team_secrets_path", use_team_secrets_path),
+            team_name=team_name,
+            routes=given.routes(routes),
+            bundles=given.folders(bundles, []),
+        )
         self.prefetch = tuple(given.texts("prefetch", prefetch))
         self.audit = AuditLog(audit_file)
         policies = given.texts("lease_policies", lease_policies)
@@ -192,7 +175,7 @@ class VaultBackend(BaseSecretsBackend):
     @property
     def client(self) -> VaultClient:
         """The client this process shares between all backends with the same settings."""
-        return shared_client(self._settings, clock=self._clock)
+        return self._client_of()
 
     # ---------------------------------------------------------------------------------------- lookups
 
@@ -284,9 +267,9 @@ class VaultBackend(BaseSecretsBackend):
 
     def check(self) -> VaultCheck:
         """Look at Vault as a lookup would, without reading any secret; never raises for what Vault says."""
-        folders = {*self.connections_path, *self.variables_path, *self.config_path}
-        places = [(self.mount_point, folder) for folder in sorted(folders)] if self.mount_point else []
-        return check(self.client, [(mount, folder) for mount, folder in places if mount])
+        layout, mount = self.layout, self.layout.mount_point
+        folders = {*layout.connections_path, *layout.variables_path, *layout.config_path}
+        return check(self.client, [(mount, folder) for folder in sorted(folders)] if mount else [])
 
     # -------------------------------------------------------------------------------------- the parts
 
@@ -327,41 +310,11 @@ class VaultBackend(BaseSecretsBackend):
 
     def places(self, kind: Kind, key: str, team_name: str | None = None) -> Iterator[Place]:
         """Yield where an id is looked for, in order."""
-        if {".", ".."} & set(key.split("/")):
-            return  # the HTTP client would resolve these, and leave the folder
-        if kind == "connection" and self.mount_point is not None:
-            for path in self.bundles:
-                yield Place(self.client, self.mount_point, path, bundle=True)
-        route = self._route(kind, key)
-        if route is not None:
-            yield from self._routed(route, key)
-            return
-        mount, name = self.mount_point, key
-        if mount is None:
-            mount, separator, name = key.partition("/")
-            if not separator:
-                return
-        team = team_name or self.team_name
-        below = f"{team}/" if team is not None and self._has_team_folders() else ""
-        folders = {"connection": self.connections_path, "variable": self.variables_path}
-        for folder in folders.get(kind, self.config_path):
-            yield Place(self.client, mount, f"{folder}/{below}{name}" if folder else f"{below}{name}")
+        return self.layout.places(kind, key, team_name, self._client_of)
 
-    def _route(self, kind: Kind, key: str) -> Route | None:
-        fits = (each for each in self.routes if each.kind in (None, kind) and each.pattern.fullmatch(key))
-        return next(fits, None)
-
-    def _routed(self, route: Route, key: str) -> Iterator[Place]:
-        mount = route.mount or self.mount_point
-        if mount is None:
-            raise InvalidError(f"the route of {key!r} names no mount, and mount_point is not set: add mount")
-        changes: dict[str, Any] = {}
-        if route.version is not None:
-            changes["kv_engine_version"] = route.version
-        if route.namespace is not None:
-            changes["namespace"] = route.namespace
+    def _client_of(self, **changes: Any) -> VaultClient:
         settings = dataclasses.replace(self._settings, **changes) if changes else self._settings
-        yield Place(shared_client(settings, clock=self._clock), mount, route.place(key))
+        return shared_client(settings, clock=self._clock)
 
     def read_place(self, place: Place, key: str) -> Reading:
         """Read an id at one of its :meth:`places`."""
@@ -417,11 +370,6 @@ class VaultBackend(BaseSecretsBackend):
             from airflow.sdk.observability import stats
 
             stats.incr(f"airflow_ext.vault.reads.{reading.source}")
-
-    def _has_team_folders(self) -> bool:
-        from airflow.sdk.configuration import conf
-
-        return self.use_team_secrets_path and conf.getboolean("core", "multi_team", fallback=False)
 
     def _connection(self, conn_id: str, value: str | None) -> Any:
         if value is None:
