@@ -22,6 +22,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     explain = verbs.add_parser("explain", help="where an id is looked for, and what is there; no values")
     explain.add_argument("id")
     explain.add_argument("--kind", choices=KINDS, default="connection")
+    explain.add_argument("--team", help="with [core] multi_team, as this team looks it up")
     explain.set_defaults(func=_explain)
     names = verbs.add_parser("list", help="the ids Vault holds")
     names.add_argument("--kind", choices=KINDS, default="connection")
@@ -111,7 +112,7 @@ def _explain(args: argparse.Namespace) -> int:
     from airflow_ext.vault.documents import lease_of
 
     backend, found = _backend(), False
-    for place in backend.places(args.kind, args.id):
+    for place in backend.places(args.kind, args.id, args.team):
         shown = f"{place.client.api_path(place.mount, place.path)}{' (bundle)' if place.bundle else ''}"
         try:
             reading = backend.read_place(place, args.id)

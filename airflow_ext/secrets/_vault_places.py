@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +10,8 @@ from typing import Any, Literal
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.secrets._vault_arguments import Route
 from airflow_ext.vault.client import VaultClient
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["connection", "variable", "config"]
 ClientOf = Callable[..., VaultClient]
@@ -64,6 +67,9 @@ class Layout:
     def places(self, kind: Kind, key: str, team_name: str | None, client_of: ClientOf) -> Iterator[Place]:
         """Yield where an id is looked for, in order.
 
+        Nothing is yielded where an id could name what is another team's. Routes and bundles say themselves what
+        they hold.
+
         :raises InvalidError: If its route names no mount where one is needed.
         """
         if {".", ".."} & set(key.split("/")):
@@ -80,8 +86,16 @@ class Layout:
             mount, separator, name = key.partition("/")
             if not separator:
                 return
-        team = team_name or self.team_name
-        below = f"{team}/" if team is not None and self._has_team_folders() else ""
+        team, has_team_folders = team_name or self.team_name, self._has_team_folders()
+        if has_team_folders and not team and "/" in name:
+            log.warning(
+                "%s %r is not looked up: with [core] multi_team and no team, a name with '/' could be a team's; rename it,"
+                " or give the backend of that team's workers team_name",
+                kind,
+                key,
+            )
+            return
+        below = f"{team}/" if has_team_folders and team else ""
         for folder in self.folders(kind):
             yield Place(client_of(), mount, f"{folder}/{below}{name}" if folder else f"{below}{name}")
 

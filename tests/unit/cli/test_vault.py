@@ -52,7 +52,7 @@ def test_check_tells_what_works_and_what_is_missing(
 
 
 def test_explain_names_path_version_and_keys_but_no_value(
-    vault: LocalVault, capsys: pytest.CaptureFixture[str], password: str
+    monkeypatch: pytest.MonkeyPatch, vault: LocalVault, capsys: pytest.CaptureFixture[str], password: str
 ) -> None:
     assert main(["vault", "explain", "team/warehouse"]) == 0
     told = capsys.readouterr().out
@@ -62,6 +62,9 @@ def test_explain_names_path_version_and_keys_but_no_value(
     assert "leased per task from database/creds/etl" in capsys.readouterr().out
     assert not vault.calls(path="database/*")
     assert main(["vault", "explain", "nowhere"]) == 1
+    monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "True")
+    assert main(["vault", "explain", "team/warehouse"]) == 1
+    assert main(["vault", "explain", "warehouse", "--team", "team"]) == 0
 
 
 def test_list_and_audit(vault: LocalVault, capsys: pytest.CaptureFixture[str], password: str) -> None:

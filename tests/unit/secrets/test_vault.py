@@ -204,6 +204,32 @@ def test_a_team_has_a_folder_of_its_own(
     assert backend.get_conn_value("a") == "http://all"
 
 
+@pytest.mark.parametrize("mount", ["secret", None], ids=["configured mount", "mount in the id"])
+def test_without_a_team_no_id_reaches_into_the_folder_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+    vault: LocalVault,
+    make_backend: MakeBackend,
+    caplog: pytest.LogCaptureFixture,
+    mount: str | None,
+) -> None:
+    """Airflow 3.3 tells workers no team, so ``red/a`` of any task would be red's ``a``."""
+    vault.write("secret/connections/red/a", {"conn_uri": "http://red"})
+    vault.write("secret/variables/red/a", {"value": "red"})
+    below = "" if mount else "secret/"
+    monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "True")
+    backend = make_backend(mount_point=mount)
+    assert backend.get_conn_value(f"{below}red/a") is None
+    assert backend.get_variable(f"{below}red/a") is None
+    assert backend.get_config(f"{below}red/a") is None
+    assert vault.calls() == []
+    assert f"'{below}red/a' is not looked up: with [core] multi_team" in caplog.text
+    assert backend.get_conn_value(f"{below}a", team_name="red") == "http://red"
+    shared = make_backend(mount_point=mount, use_team_secrets_path=False)
+    assert shared.get_conn_value(f"{below}red/a") == "http://red"
+    monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "False")
+    assert backend.get_conn_value(f"{below}red/a") == "http://red"
+
+
 def test_an_id_cannot_leave_its_folder(vault: LocalVault, make_backend: MakeBackend) -> None:
     vault.write("secret/variables/a", {"value": "other folder"})
     assert make_backend().get_conn_value("../variables/a") is None
