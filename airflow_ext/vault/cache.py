@@ -77,6 +77,11 @@ class Cache:
         """Tell if an entry is served without asking."""
         return self._clock() < entry.fresh_until
 
+    def is_recent(self, entry: Entry) -> bool:
+        """Tell if an entry was fresh until shortly before, so that it will do while it is being read anew."""
+        longer = self._policy.soft_ttl if entry.document is not None else self._policy.missing_ttl
+        return self._clock() < entry.fresh_until + longer
+
     def is_due(self, entry: Entry) -> bool:
         """Tell if it is time to read it again, before it is too old."""
         return self._clock() >= entry.due_at

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,6 +53,7 @@ class Reader:
         self.cache = Cache(policy, clock)
         self.shared: SharedCache | None = None
         self._wants_shared = policy.shared
+        self._in_turn: set[Key] = set()
 
     def share(self) -> None:
         """Let processes forked from now on give each other what they read; nothing happens where that is not wanted."""
@@ -63,6 +64,7 @@ class Reader:
     def after_fork(self) -> None:
         """Replace the locks, which another thread may have held when the process forked."""
         self.cache.restore_locks()
+        self._in_turn.clear()
 
     def close(self) -> None:
         """Remove what forked processes share, in the process that made it."""
@@ -82,14 +84,23 @@ class Reader:
             if self.cache.is_due(entry):
                 self._refresh(key)
             return self._served(entry)
-        lock = self.cache.reading(key)
-        if entry is not None and entry.error is None and lock.locked():
+        if entry is not None and entry.error is None and key in self._in_turn and self.cache.is_recent(entry):
             return self._served(entry)  # another thread is asking; what we have is good enough meanwhile
-        with lock:
+        with self._turn(key):
             entry = self._known(key)
             if entry is not None and self.cache.is_fresh(entry):
                 return self._served(entry)
             return self._ask(key, entry)
+
+    @contextmanager
+    def _turn(self, key: Key) -> Iterator[None]:
+        """Wait until no other thread reads a key, and note that this one does: keys share locks."""
+        with self.cache.reading(key):
+            self._in_turn.add(key)
+            try:
+                yield
+            finally:
+                self._in_turn.discard(key)
 
     def _known(self, key: Key) -> Entry | None:
         """Return the entry of this process, or a newer one that another process left."""
@@ -143,7 +154,7 @@ class Reader:
             thread.start()
 
     def _read_ahead(self, key: Key) -> None:
-        with self.cache.reading(key):
+        with self._turn(key):
             entry = self.cache.get(key)
             if entry is None or not self.cache.is_due(entry):
                 return

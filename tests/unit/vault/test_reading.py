@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import threading
@@ -30,8 +31,10 @@ class Server:
         self.go = threading.Event()
         self.go.set()
         self.error: Exception | None = None
+        self.waiting = False
 
     def __call__(self, key: Key) -> Document:
+        self.waiting = not self.go.is_set()
         assert self.go.wait(5)
         self.asked += 1
         if self.error is not None:
@@ -98,6 +101,35 @@ def test_reading_ahead_while_nothing_answers_is_tried_seldom_and_changes_nothing
     assert server.asked == 2
     clock.advance(15)
     assert reader.read(KEY).source == "stale"
+
+
+@pytest.mark.parametrize(
+    ("age", "same_key", "expected"),
+    [(61, True, "old"), (3300, True, "new"), (61, False, "new")],
+    ids=["just past fresh", "old", "another key is read"],
+)
+def test_only_what_is_just_past_fresh_is_served_while_it_is_read(
+    server: Server, make_reader: MakeReader, clock: Clock, age: float, same_key: bool, expected: str
+) -> None:
+    """Keys share locks, so that one is held does not mean that this key is being read."""
+    reader, found = make_reader(), list[str]()
+    lock = reader.cache.reading(KEY)
+    keys = (("secret", f"connections/{number}") for number in itertools.count())
+    key = KEY if same_key else next(each for each in keys if reader.cache.reading(each) is lock)
+    _value(reader)
+    server.value = "new"
+    clock.advance(age)
+    server.go.clear()
+    first = threading.Thread(target=reader.read, args=(key,))
+    first.start()
+    eventually(lambda: server.waiting)
+    second = threading.Thread(target=lambda: found.append(_value(reader)))
+    second.start()
+    second.join(0.1)  # long enough for who does not wait
+    server.go.set()
+    first.join()
+    second.join()
+    assert found == [expected]
 
 
 def test_a_denial_met_ahead_of_time_holds_at_once(
