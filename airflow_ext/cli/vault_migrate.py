@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow_ext.cli.vault_elsewhere import Item, items
 from airflow_ext.exceptions import InvalidError, VaultDeniedError
 from airflow_ext.vault import admin
 from airflow_ext.vault.cache import Document
 from airflow_ext.vault.documents import connection_value
 
 if TYPE_CHECKING:
+    from airflow_ext.secrets._vault_places import Place
     from airflow_ext.secrets.vault import VaultBackend
-
-Item = tuple[str, str, str, dict[str, Any]]
-"""Kind, id, where it is from, and its document."""
+    from airflow_ext.vault.client import VaultClient
 
 
 def migrate(backend: VaultBackend, *, write: bool, overwrite: bool, only: str) -> int:
-    """Copy, or tell what would be copied; nothing is deleted where it is now.
+    """Copy to where the backend looks each up, or tell what would be copied; nothing is deleted where it is now.
 
     :param only: Regular expression of ids.
     """
     if backend.layout.mount_point is None or not backend.layout.connections_path:
         raise InvalidError("migrate needs mount_point and connections_path in the backend's arguments")
     counts: dict[str, int] = {}
-    for kind, key, source, document in _items():
-        if not re.fullmatch(only, key):
+    for item in items():
+        if not re.fullmatch(only, item.key):
             continue
         try:
-            verb = _copy(backend, kind, key, document, write=write, overwrite=overwrite)
+            verb = _copy(backend, item, write=write, overwrite=overwrite)
         except (VaultDeniedError, InvalidError) as error:
             verb = f"FAILED ({error})"
         counts[verb.split()[0]] = counts.get(verb.split()[0], 0) + 1
-        print(f"{kind} {key} (from {source}): {verb}")
+        owner = f" of team {item.team}" if item.team else ""
+        print(f"{item.kind} {item.key}{owner} (from {item.source}): {verb}")
     print(_summary(counts, write=write))
     return 1 if counts.get("FAILED") else 0
 
@@ -49,26 +48,38 @@ def _summary(counts: Mapping[str, int], *, write: bool) -> str:
     return told if write else f"{told}; nothing was written, add --write to do it"
 
 
-def _copy(
-    backend: VaultBackend, kind: str, key: str, document: dict[str, Any], *, write: bool, overwrite: bool
-) -> str:
-    folders = backend.layout.folders(kind)
-    if not folders:
-        raise InvalidError("the backend reads no variables: set variables_path")
-    mount, path = str(backend.layout.mount_point), admin.checked_path(f"{folders[0]}/{key}")
-    if kind == "connection":
+def _copy(backend: VaultBackend, item: Item, *, write: bool, overwrite: bool) -> str:
+    document, place = item.document(), _place(backend, item)
+    client, mount, path = place.client, place.mount, admin.checked_path(place.path)
+    if item.kind == "connection":
         connection_value(Document(path, document))  # what could not be read back is not written
     known = None
-    if backend.client.settings.kv_engine_version == 2:
-        known = admin.metadata(backend.client, mount, path)
+    if client.settings.kv_engine_version == 2:
+        known = admin.metadata(client, mount, path)
         there = _is_there(known)
     else:
-        there = backend.client.read(mount, path).document is not None
+        there = client.read(mount, path).document is not None
     if there and not overwrite:
         return "is in Vault already" + ("" if write else "; --overwrite would replace it")
     if not write:
-        return f"would go to {backend.client.api_path(mount, path)}"
-    return _write(backend, mount, path, document, known)
+        return f"would go to {client.api_path(mount, path)}"
+    return _write(client, mount, path, document, known)
+
+
+def _place(backend: VaultBackend, item: Item) -> Place:
+    kind: Any = item.kind
+    if item.team and not backend.layout.keeps_teams_apart(kind, item.key):
+        raise InvalidError(
+            f"it is of team {item.team}, and would be everybody's in Vault: teams are kept apart with [core] multi_team and"
+            " use_team_secrets_path, and where no route fits"
+        )
+    if not backend.layout.folders(kind):
+        raise InvalidError(f"the backend reads no {kind}s: set {kind}s_path")
+    places = backend.places(kind, item.key, item.team)
+    found = next((each for each in places if not each.bundle), None)
+    if found is None:
+        raise InvalidError("no lookup would find it: with [core] multi_team, name it without '/'")
+    return found
 
 
 def _is_there(known: Mapping[str, Any] | None) -> bool:
@@ -80,59 +91,10 @@ def _is_there(known: Mapping[str, Any] | None) -> bool:
 
 
 def _write(
-    backend: VaultBackend, mount: str, path: str, document: dict[str, Any], known: Mapping[str, Any] | None
+    client: VaultClient, mount: str, path: str, document: dict[str, Any], known: Mapping[str, Any] | None
 ) -> str:
     cas = None
-    if backend.client.settings.kv_engine_version == 2:
+    if client.settings.kv_engine_version == 2:
         cas = int(known.get("current_version") or 0) if known is not None else 0  # nobody wrote in between
-    version = admin.write(backend.client, mount, path, document, cas=cas)
-    return f"written to {backend.client.api_path(mount, path)}" + (f", version {version}" if version else "")
-
-
-def _items() -> Iterator[Item]:
-    seen: set[tuple[str, str]] = set()
-    for item in (*_of_environment(), *_of_metadata()):
-        if item[:2] not in seen:  # the environment is asked before the metadata, so it holds
-            seen.add((item[0], item[1]))
-            yield item
-
-
-def _of_environment() -> Iterator[Item]:
-    for name, value in sorted(os.environ.items()):
-        if name.startswith("AIRFLOW_CONN_"):
-            yield "connection", name.removeprefix("AIRFLOW_CONN_").lower(), "environment", _document(value)
-        elif name.startswith("AIRFLOW_VAR_"):
-            yield "variable", name.removeprefix("AIRFLOW_VAR_").lower(), "environment", {"value": value}
-
-
-def _document(value: str) -> dict[str, Any]:
-    if value.lstrip().startswith("{"):
-        try:
-            found = json.loads(value)
-        except ValueError:
-            return {"extra": "{"}  # fails by itself, without its text being shown
-        return dict(found)
-    return {"conn_uri": value}
-
-
-def _of_metadata() -> Iterator[Item]:
-    from airflow.models import Connection, Variable
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    with create_session() as session:
-        for each in session.scalars(select(Connection).order_by(Connection.conn_id)):
-            fields = {
-                "conn_type": each.conn_type,
-                "description": each.description,
-                "host": each.host,
-                "login": each.login,
-                "password": each.password,
-                "schema": each.schema,
-                "port": each.port,
-                "extra": each.extra,
-            }
-            document = {key: value for key, value in fields.items() if value not in (None, "")}
-            yield "connection", str(each.conn_id), "metadata", document
-        for variable in session.scalars(select(Variable).order_by(Variable.key)):
-            yield "variable", str(variable.key), "metadata", {"value": variable.val}
+    version = admin.write(client, mount, path, document, cas=cas)
+    return f"written to {client.api_path(mount, path)}" + (f", version {version}" if version else "")

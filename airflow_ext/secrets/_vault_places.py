@@ -64,6 +64,10 @@ class Layout:
         known = {"connection": self.connections_path, "variable": self.variables_path}
         return known.get(kind, self.config_path)
 
+    def keeps_teams_apart(self, kind: Kind, key: str) -> bool:
+        """Tell if each team has a place of its own for an id."""
+        return self._has_team_folders() and self._route(kind, key) is None
+
     def places(self, kind: Kind, key: str, team_name: str | None, client_of: ClientOf) -> Iterator[Place]:
         """Yield where an id is looked for, in order.
 
