@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,10 @@ def configured_backend() -> VaultBackend:
     )
 
 
+SCHEMES = {"vault": "http", "vaults": "https", "http": "http", "https": "https"}
+"""By type of connection, what is spoken where ``use_tls`` says nothing."""
+
+
 @contextmanager
 def vault_connection(conn_id: str, *, ttl: int | str | None = None) -> Iterator[Connection]:
     """Give a connection with credentials of its own for a block of code, and revoke them after it.
@@ -65,9 +69,11 @@ def vault_connection(conn_id: str, *, ttl: int | str | None = None) -> Iterator[
 class VaultHook(BaseHook):
     """A client for the Vault that connections come from.
 
-    :param vault_conn_id: A connection of type ``vault`` to use instead of the configured backend: host, port, schema
-        (``https`` or ``http``), password as token, or login and password as AppRole; in extra any further argument of
-        the backend, such as ``namespace``.
+    :param vault_conn_id: A connection to use instead of the configured backend, as the hashicorp provider writes it:
+        type ``vault`` (``http``) or ``vaults`` (``https``), unless ``use_tls`` in extra says otherwise; host, port, mount
+        as schema; login and password as ``auth_type`` in extra needs them, without which the password is a token;
+        in extra any further argument of the backend, and ``client_kwargs``. A schema of exactly ``https`` or ``http`` is
+        the scheme instead; then the port is 8200 where none is given, and a login without ``auth_type`` an AppRole.
     """
 
     conn_name_attr = "vault_conn_id"
@@ -107,10 +113,10 @@ class VaultHook(BaseHook):
     def _backend_of(self, connection: Connection) -> VaultBackend:
         from airflow_ext.secrets.vault import VaultBackend
 
-        if str(connection.conn_type) != self.conn_type:
+        if str(connection.conn_type) not in SCHEMES:
             raise InvalidError(
                 f"vault_conn_id={self.vault_conn_id!r} has the connection type {connection.conn_type!r}: give one of type"
-                f" {self.conn_type!r}"
+                f" {', '.join(SCHEMES)}"
             )
         try:
             return VaultBackend(**_arguments(connection))
@@ -119,16 +125,36 @@ class VaultHook(BaseHook):
 
 
 def _arguments(connection: Connection) -> dict[str, Any]:
-    extra = dict(connection.extra_dejson)
-    scheme = connection.schema or ("https" if extra.pop("use_tls", True) else "http")
-    extra.pop("use_tls", None)
-    arguments: dict[str, Any] = {"url": f"{scheme}://{connection.host}:{connection.port or 8200}"}
-    auth_type = extra.get("auth_type") or ("approle" if connection.login else "token")
-    if auth_type == "approle":
-        arguments |= {"role_id": connection.login, "secret_id": connection.password}
-    elif auth_type in ("token", "github"):
-        arguments |= {"token": connection.password}
-    else:
-        arguments |= {"username": connection.login, "password": connection.password}
-    given = {key: value for key, value in {**arguments, **extra}.items() if value not in (None, "")}
-    return {**given, "auth_type": auth_type}
+    from airflow_ext.secrets import _vault_arguments as given
+
+    extra = {key: value for key, value in connection.extra_dejson.items() if value not in (None, "")}
+    client_kwargs = given.parsed("client_kwargs", extra.pop("client_kwargs", None)) or {}
+    if not isinstance(client_kwargs, Mapping):
+        raise ValueError("client_kwargs is no object: give arguments such as namespace by name")
+    schema, use_tls = connection.schema or "", extra.pop("use_tls", None)
+    has_scheme = schema in SCHEMES.values()
+    scheme = schema if has_scheme else SCHEMES[str(connection.conn_type)]
+    if use_tls is not None and not has_scheme:
+        scheme = "https" if given.switch("use_tls", use_tls) else "http"
+    if not connection.host and "url" not in extra:
+        raise ValueError("it has no host: give the address of Vault")
+    port = connection.port or (8200 if has_scheme else None)
+    url = f"{scheme}://{connection.host}" + (f":{port}" if port else "")
+    auth_type = extra.get("auth_type") or ("approle" if has_scheme and connection.login else "token")
+    mount = {"mount_point": schema} if schema and not has_scheme else {}
+    who = _who(auth_type, connection.login, connection.password)
+    if auth_type == "gcp":
+        extra = {"role_id": connection.login, **extra}
+    return {**client_kwargs, "url": url, **extra, **mount, **who, "auth_type": auth_type}
+
+
+def _who(auth_type: str, login: str | None, password: str | None) -> dict[str, str]:
+    """Return what login and password are for a way to log in."""
+    names = {
+        **dict.fromkeys(("token", "github"), ("", "token")),
+        "approle": ("role_id", "secret_id"),
+        **dict.fromkeys(("aws_iam", "azure"), ("key_id", "secret_id")),
+        **dict.fromkeys(("userpass", "ldap", "radius"), ("username", "password")),
+    }
+    found = zip(names.get(auth_type, ("", "")), (login, password), strict=True)
+    return {name: value for name, value in found if name and value}
