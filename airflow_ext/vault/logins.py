@@ -82,10 +82,10 @@ class LoginCall:
     body: Mapping[str, Any] = field(repr=False)
 
 
-def missing_arguments(
+def trouble_with_arguments(
     auth_type: str, who: Credentials, role_id: str | None, secret_id: str | None
 ) -> str | None:
-    """Return what an auth type needs and was not given, as a sentence, or ``None``."""
+    """Return what an auth type needs and was not given, or cannot use, as a sentence, or ``None``."""
     needed: dict[str, tuple[bool, str]] = {
         **{each: (bool(who.username and who.password), "username and password") for each in BY_USER},
         "approle": (bool(role_id), "role_id (and secret_id, unless the role binds none)"),
@@ -103,6 +103,8 @@ def missing_arguments(
         "azure": (bool(role_id), "role_id, the name of the role in Vault"),
     }
     fine, what = needed.get(auth_type, (True, ""))
+    if fine and auth_type in BY_USER and ("/" in str(who.username) or who.username in (".", "..")):
+        return f"username={who.username!r}: it ends the path of the login, and with '/' or as dots alone would be another path"
     return None if fine else f"auth_type={auth_type!r} needs {what}"
 
 
@@ -125,7 +127,7 @@ def login_call(
     """
     place = f"auth/{(mount or MOUNTS.get(auth_type, auth_type)).strip('/')}/login"
     if auth_type in BY_USER:
-        return LoginCall(f"{place}/{quote(str(who.username), safe='')}", {"password": who.password})
+        return LoginCall(f"{place}/{who.username}", {"password": who.password})
     if auth_type == "approle":
         sent = {"role_id": role_id, "secret_id": secret_id}
         return LoginCall(place, {key: value for key, value in sent.items() if value is not None})

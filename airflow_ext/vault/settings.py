@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from airflow_ext.vault.logins import AUTH_TYPES, Credentials, missing_arguments
+from airflow_ext.vault.logins import AUTH_TYPES, Credentials, trouble_with_arguments
 
 DEFAULT_URL = "http://localhost:8200"
 
@@ -123,9 +123,9 @@ class VaultSettings:
             raise ValueError(f"auth_type={self.auth_type!r} is not known: use one of {', '.join(AUTH_TYPES)}")
         if self.kv_engine_version not in (1, 2):
             raise ValueError(f"kv_engine_version={self.kv_engine_version!r}: give 1 or 2")
-        missing = missing_arguments(self.auth_type, self.credentials, self.role_id, self.secret_id)
-        if missing:
-            raise ValueError(missing)
+        trouble = trouble_with_arguments(self.auth_type, self.credentials, self.role_id, self.secret_id)
+        if trouble:
+            raise ValueError(trouble)
         if self.auth_type == "cert" and not self.cert:
             raise ValueError("auth_type='cert' needs cert, the paths of a certificate and its key")
         if self.auth_type == "github" and not self.token:

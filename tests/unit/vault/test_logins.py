@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import re
 import secrets
 import threading
 from collections.abc import Iterator
@@ -75,6 +76,21 @@ def test_a_user_and_a_password(vault: LocalVault, make_client: MakeClient, passw
     with pytest.raises(VaultDeniedError, match="check username and password") as raised:
         wrong.token()
     assert "wrong-password" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["userpass", "ldap", "radius"])
+@pytest.mark.parametrize("name", ["ann@corp.example", "corp\\ann lee", "50%40"])
+def test_odd_user_names_arrive_as_they_are(
+    vault: LocalVault, make_client: MakeClient, password: str, kind: str, name: str
+) -> None:
+    vault.login_role(kind, name, policies=POLICIES, password=password)
+    assert make_client(auth_type=kind, credentials=Credentials(username=name, password=password)).token()
+
+
+@pytest.mark.parametrize("name", ["ann/lee", "..", "."])
+def test_user_names_that_would_be_another_path_are_refused(make_client: MakeClient, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"username='{re.escape(name)}': .* path"):
+        make_client(auth_type="ldap", credentials=Credentials(username=name, password="x"))
 
 
 def test_a_service_account_whose_token_is_read_anew_each_time(
