@@ -391,4 +391,5 @@ class VaultBackend(BaseSecretsBackend):
 def _ready(client: VaultClient) -> None:
     client.reader.share()
     client.token()
+    client.auth.check()
     client.auth.renew()

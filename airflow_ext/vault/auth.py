@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import mmap
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -19,6 +21,9 @@ log = logging.getLogger(__name__)
 
 CHECK_EVERY = 60.0
 """Seconds between two calls that ask whether a 403 is the token's fault."""
+
+BLIND_FOR = 3600.0
+"""Seconds no token is looked up ahead of time once a new one may not look itself up either."""
 
 _SHOWN = {"approle": "AppRole"}
 _CHECK = {
@@ -72,10 +77,14 @@ class Authenticator:
         self._refused: tuple[float, VaultDeniedError] | None = None
         self._secret_id: str | None = None  # once unwrapped
         self._lock = threading.Lock()
+        self._died: mmap.mmap | None = None  # a byte that forked processes set: the token they got has died
+        self._blind_until = -math.inf
 
-    def restore_lock(self) -> None:
-        """Replace the lock, which another thread may have held when the process forked."""
+    def after_fork(self) -> None:
+        """Replace the lock, which another thread may have held, and trust the inherited token only until a 403."""
         self._lock = threading.Lock()
+        if self._token is not None:
+            self._token.checked = -math.inf
 
     @property
     def current(self) -> Token | None:
@@ -92,6 +101,11 @@ class Authenticator:
         """Whether there may be as many tokens as wanted."""
         settings = self._settings
         return settings.auth_type != "token" and not settings.secret_id_wrapped
+
+    @property
+    def _is_replaceable(self) -> bool:
+        settings = self._settings
+        return settings.auth_type != "token" or (not settings.token and settings.token_path is not None)
 
     def token(self) -> str:
         """Return a token, logging in when there is none or the old one is about to end.
@@ -115,15 +129,45 @@ class Authenticator:
         if token is None or token.value != used:
             return self.token()  # another thread has logged in meanwhile
         if self._clock() - token.checked >= CHECK_EVERY:
-            reply = self._transport.request("GET", "auth/token/lookup-self", token=used)
-            token.checked, token.suspect, token.doubt = self._clock(), reply.status == 403, ""
+            self._look_up(token)
         if not token.suspect:
             return None
         try:
-            return self._replace(instead_of=used)
+            other = self._replace(instead_of=used)
+            if self._died is not None:
+                self._died[0] = 1
+            return other
         except VaultDeniedError as error:
             token.doubt = f"or it is the token, as auth/token/lookup-self was refused too: {error}"
             return None
+
+    def check(self) -> None:
+        """Replace a token that has died, before processes are forked that inherit it; says nothing when that cannot be.
+
+        It is looked up once a minute, or when one of those processes found it dead.
+        """
+        if self._died is None:
+            self._died = mmap.mmap(-1, 1)
+        token, now = self._token, self._clock()
+        if token is None or not self._is_replaceable or now < self._blind_until:
+            return
+        if not self._died[0] and now - token.checked < CHECK_EVERY:
+            return
+        self._died[0], token.checked = 0, now
+        try:
+            if self._look_up(token):
+                self._replace(instead_of=token.value)
+                token = self._token
+                if token is not None and self._look_up(token):  # so it tells nothing
+                    self._blind_until, token.suspect = now + BLIND_FOR, False
+        except (VaultUnavailableError, VaultDeniedError) as error:
+            log.debug("the token was not looked up or replaced: %s", error)
+
+    def _look_up(self, token: Token) -> bool:
+        """Look a token up, and tell if that is refused."""
+        reply = self._transport.request("GET", "auth/token/lookup-self", token=token.value)
+        token.checked, token.suspect, token.doubt = self._clock(), reply.status == 403, ""
+        return token.suspect
 
     def renew(self) -> None:
         """Move the end of the token if half of its time is over; says nothing when that cannot be.
@@ -243,4 +287,4 @@ class Authenticator:
                 "the given token has expired or was revoked (give a new one), or lacks the policy 'default'"
             )
             raise VaultDeniedError(text, status=403, path="auth/token/lookup-self")
-        return Token(value, None, checked=float("-inf"))
+        return Token(value, None, checked=-math.inf)

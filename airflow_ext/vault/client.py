@@ -76,7 +76,7 @@ class VaultClient:
         self.transport.after_fork()
         self.reader.after_fork()
         self._static.after_fork()
-        self.auth.restore_lock()
+        self.auth.after_fork()
 
     # ------------------------------------------------------------------------------------------ reading
 

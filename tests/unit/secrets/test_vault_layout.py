@@ -14,6 +14,7 @@ import pytest
 from airflow.sdk._shared.secrets_masker import redact
 from airflow.sdk.execution_time import supervisor
 
+from airflow_ext.secrets.vault import VaultBackend
 from airflow_ext.testing.vault import LocalVault
 from tests.unit.secrets.conftest import MakeBackend
 
@@ -149,13 +150,35 @@ def test_every_access_is_one_audit_line_without_values(
 def test_a_supervisor_logs_in_once_for_all_the_tasks_it_forks(
     vault: LocalVault, make_backend: MakeBackend
 ) -> None:
-    """The fork of a task happens below ``supervise_task``."""
-    gc.collect()  # else backends that tests before this one left behind would log in, too
     vault.write("secret/connections/a", {"conn_uri": "http://a"})
-    backend = make_backend()
+    _run_tasks(make_backend(), 5)
+    assert len(vault.calls(path="auth/approle/login")) == 1
+    assert len(vault.calls(path="secret/*")) == 5
+
+
+@pytest.mark.parametrize(("later", "logins"), [(61, 1), (0, 2)], ids=["looked up in time", "told by a task"])
+def test_a_token_that_died_in_the_supervisor_is_replaced_for_all_tasks(
+    vault: LocalVault, make_backend: MakeBackend, later: float, logins: int
+) -> None:
+    """Within a minute after it was looked up, the first task that finds it dead says so."""
+    vault.write("secret/connections/a", {"conn_uri": "http://a"})
+    now = [1000.0]
+    backend = make_backend(clock=lambda: now[0])
+    _run_tasks(backend, 1)
+    vault.expire_tokens()
+    vault.forget_calls()
+    now[0] += later
+    _run_tasks(backend, 20)
+    assert len(vault.calls(path="auth/approle/login")) == logins
+    assert len(vault.calls(path="secret/data/connections/a", status=200)) == 20
+
+
+def _run_tasks(backend: VaultBackend, count: int) -> None:
+    """Look a connection up in forked processes; the fork of a task happens below ``supervise_task``."""
+    gc.collect()  # else backends that tests before this one left behind would log in, too
 
     def fork_many() -> None:
-        for _ in range(5):
+        for _ in range(count):
             pid = os.fork()
             if pid == 0:
                 ended = 1
@@ -166,7 +189,5 @@ def test_a_supervisor_logs_in_once_for_all_the_tasks_it_forks(
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
     code = fork_many.__code__.replace(co_name="supervise_task")
-    scope = {**globals(), "__name__": supervisor.__name__, "backend": backend}
+    scope = {**globals(), "__name__": supervisor.__name__}
     FunctionType(code, scope, None, None, fork_many.__closure__)()
-    assert len(vault.calls(path="auth/approle/login")) == 1
-    assert len(vault.calls(path="secret/*")) == 5

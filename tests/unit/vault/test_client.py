@@ -14,6 +14,7 @@ from tests.unit.vault.conftest import Clock, MakeClient
 
 X = ("secret", "connections/x")
 READ = "secret/data/connections/x"
+LOOKUP = "auth/token/lookup-self"
 LOGIN = "auth/approle/login"
 
 
@@ -237,6 +238,39 @@ def test_a_dead_token_is_replaced_by_one_login(
     clock.advance(61)
     assert client.read(*X).source == "vault"
     assert len(vault.calls(path=LOGIN)) == 2
+
+
+def test_before_tasks_a_token_is_looked_up_once_a_minute(
+    vault: LocalVault, make_client: MakeClient, clock: Clock
+) -> None:
+    client = make_client()
+    first = client.token()
+    for _ in range(6):
+        client.auth.check()
+        clock.advance(30)
+    assert client.token() == first
+    assert len(vault.calls(path=LOOKUP)) == 2
+    vault.seal()
+    clock.advance(61)
+    client.auth.check()  # an outage is not the end of a token
+    assert client.token() == first
+
+
+def test_a_token_that_may_not_look_itself_up_is_not_replaced_again_and_again(
+    vault: LocalVault, make_client: MakeClient, clock: Clock
+) -> None:
+    client = make_client()
+    client.token()
+    vault.fail(403, times=100, path=LOOKUP)
+    for _ in range(10):
+        clock.advance(61)
+        client.auth.check()
+    assert len(vault.calls(path=LOGIN)) == 2
+    given = make_client(auth_type="token", token=vault.token(policies=["reader"]))
+    vault.forget_calls()
+    given.token()
+    given.auth.check()
+    assert vault.calls() == []  # there is no other one
 
 
 def test_a_token_about_to_end_is_replaced_before_it_is_used(
