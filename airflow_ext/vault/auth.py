@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 CHECK_EVERY = 60.0
 """Seconds between two calls that ask whether a 403 is the token's fault."""
 
+NEW_FOR = 2.0
+"""Seconds a token is new: for some milliseconds after a login, standbys may refuse it with a 403."""
+
 BLIND_FOR = 3600.0
 """Seconds no token is looked up ahead of time once a new one may not look itself up either."""
 
@@ -54,6 +57,8 @@ class Token:
     renewable: bool = False
     doubt: str = ""  # why a 403 may be the token's fault, although there is no other token
     suspect: bool = False  # whether Vault refused to look it up
+    made: float = -math.inf
+    proven: bool = False  # whether the server that is asked is known to know it
 
 
 def token_of(auth: Mapping[str, Any], now: float) -> Token:
@@ -62,7 +67,7 @@ def token_of(auth: Mapping[str, Any], now: float) -> Token:
     # A little early, so that no call is under way when it ends.
     expires = now + ttl - min(5.0, ttl / 10) if ttl else None
     accessor, renewable = str(auth.get("accessor") or ""), bool(auth.get("renewable"))
-    return Token(str(auth["client_token"]), expires, now, accessor, ttl, renewable)
+    return Token(str(auth["client_token"]), expires, now, accessor, ttl, renewable, made=now)
 
 
 class Authenticator:
@@ -78,7 +83,7 @@ class Authenticator:
         self._secret_id: str | None = None  # once unwrapped
         self._lock = threading.Lock()
         self._died: mmap.mmap | None = None  # a byte that forked processes set: the token they got has died
-        self._blind_until = -math.inf
+        self._blind_until = self._doubted_at = -math.inf
 
     def after_fork(self) -> None:
         """Replace the lock, which another thread may have held, and trust the inherited token only until a 403."""
@@ -90,6 +95,19 @@ class Authenticator:
     def current(self) -> Token | None:
         """The token in use, if there is one."""
         return self._token
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the token is still to be made, or was so shortly before that the server may not know it yet."""
+        token = self._token
+        if token is None:
+            return self._settings.auth_type != "token"
+        return not token.proven and self._clock() - token.made < NEW_FOR
+
+    def prove(self) -> None:
+        """Note that the server knows the token."""
+        if self._token is not None:
+            self._token.proven = True
 
     @property
     def doubt(self) -> str:
@@ -118,17 +136,21 @@ class Authenticator:
             return token.value
         return self._replace(instead_of=token.value if token is not None else None)
 
-    def other_than(self, used: str) -> str | None:
+    def other_than(self, used: str, *, was_fine: bool = False) -> str | None:
         """Return another token where a 403 may be the fault of the one used, ``None`` where there is none.
 
         Vault is asked at most once a minute: a denied path must cost no logins. Its answer is only a hint,
         as a token without the policy ``default`` may not look itself up, so the token stays in use until
-        there is another one.
+        there is another one. A new token is not doubted.
+
+        :param was_fine: What is refused now was allowed before: then Vault is asked all the same, unless a token was
+            doubted for that within the minute.
         """
         token = self._token
         if token is None or token.value != used:
             return self.token()  # another thread has logged in meanwhile
-        if self._clock() - token.checked >= CHECK_EVERY:
+        asked = min(token.checked, self._doubted_at) if was_fine else token.checked
+        if not self.is_new and self._clock() - asked >= CHECK_EVERY:
             self._look_up(token)
         if not token.suspect:
             return None
@@ -167,6 +189,8 @@ class Authenticator:
         """Look a token up, and tell if that is refused."""
         reply = self._transport.request("GET", "auth/token/lookup-self", token=token.value)
         token.checked, token.suspect, token.doubt = self._clock(), reply.status == 403, ""
+        if token.suspect:
+            self._doubted_at = token.checked
         return token.suspect
 
     def renew(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -14,11 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 from airflow_ext.exceptions import InvalidError, VaultDeniedError, VaultUnavailableError
-from airflow_ext.vault.auth import Authenticator
+from airflow_ext.vault.auth import CHECK_EVERY, Authenticator
 from airflow_ext.vault.cache import Document, Key
 from airflow_ext.vault.reading import Reader, Reading
 from airflow_ext.vault.settings import VaultSettings
-from airflow_ext.vault.transport import Reply, Transport
+from airflow_ext.vault.transport import PAUSES, Reply, Transport
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ class VaultClient:
         )
         self.auth = Authenticator(settings, self.transport, clock)
         self._mounts: dict[str, tuple[float, Reply]] = {}
+        self._same_version: dict[str, float] = {}  # until when a mount is taken to be of ours
+        self._sleep = sleep
         _clients.add(self)
 
     def close(self) -> None:
@@ -118,7 +121,7 @@ class VaultClient:
         return self._static.read(("static", path.strip("/")))
 
     def _fetch_static(self, path: str) -> Document:
-        reply = self.call("GET", path)
+        reply = self.call("GET", path, was_fine=self._static.knows(("static", path)))
         if reply.status != 200:
             text = f"Vault at {self.settings.shown_address} gave no credentials of {path} (status {reply.status})"
             raise VaultDeniedError(text, status=reply.status, path=path)
@@ -131,12 +134,15 @@ class VaultClient:
 
     def _fetch(self, mount: str, path: str) -> Document | None:
         api_path = self.api_path(mount, path)
-        reply = self.call("GET", api_path)
+        was_new = self.auth.is_new  # another thread may prove it meanwhile
+        reply = self.call("GET", api_path, was_fine=self.reader.knows((mount, path)))
+        if reply.status == 403 and (was_new or self.auth.is_new):
+            reply = self._ask_again(mount, path, reply)
         if reply.status == 404:
             self._check_mount(mount, reply)
             return None
         if reply.status != 200:
-            raise self._refusal(mount, api_path, reply.status)
+            raise self._refusal(mount, path, reply.status)
         data, version = reply.body.get("data"), None
         if self.settings.kv_engine_version == 2 and isinstance(data, dict):
             version = (data.get("metadata") or {}).get("version")
@@ -147,8 +153,42 @@ class VaultClient:
             )
         return Document(f"{mount}/{path}", data, version)
 
-    def _refusal(self, mount: str, api_path: str, status: int) -> VaultDeniedError:
-        version = self._mount_version(mount)
+    def _ask_again(self, mount: str, path: str, reply: Reply) -> Reply:
+        """Read again with a token that was just made, unless Vault knows that it may not."""
+        api_path = self.api_path(mount, path)
+        for pause in PAUSES:
+            may = self._may_read(mount, path)
+            if may is False:
+                self.auth.prove()
+                return reply
+            self._sleep(pause)
+            reply = self.call("GET", api_path)
+            if reply.status != 403:
+                return reply
+        self.auth.prove()  # new or not, by now it is known, or dead
+        return self.call("GET", api_path, was_fine=True) if may is None else reply
+
+    def _may_read(self, mount: str, path: str) -> bool | None:
+        """Tell what policies say of a path, ``None`` if Vault does not; note if they say no of the other version's path."""
+        ours, other = self.api_path(mount, path), f"{mount}/{path}"
+        if other == ours:
+            other = f"{mount}/data/{path}"
+        try:
+            body = {"paths": [ours, other]}
+            reply = self.transport.request("POST", "sys/capabilities-self", token=self.token(), body=body)
+        except (VaultUnavailableError, VaultDeniedError):
+            reply = Reply(0, {})  # it only serves a better answer
+        told = {**reply.body, **reply.data} if reply.status == 200 else {}
+        granted = {each: bool({"read", "root"} & set(told.get(each) or ())) for each in (ours, other)}
+        if told and not granted[other]:
+            self._same_version[mount] = self._clock() + CHECK_EVERY
+        return granted[ours] if told else None
+
+    def _refusal(self, mount: str, path: str, status: int) -> VaultDeniedError:
+        api_path = self.api_path(mount, path)
+        # What the token may at the other version's path says as much for this path, and was asked already.
+        is_settled = self._clock() < self._same_version.get(mount, -math.inf)
+        version = None if is_settled else self._mount_version(mount)
         hint = f'a policy with path "{api_path}" {{ capabilities = ["read"] }} would allow it'
         if version and version != str(self.settings.kv_engine_version):
             hint = f"mount {mount!r} is KV version {version}: set kv_engine_version={version}"
@@ -207,19 +247,23 @@ class VaultClient:
         body: Mapping[str, Any] | None = None,
         query: str = "",
         once: bool = False,
+        was_fine: bool = False,
     ) -> Reply:
         """Make a call with the client's token, with another one if it turns out to be dead.
 
         :param path: Path below ``/v1/``.
         :param once: Never repeat it when it fails: for calls that use or make something.
+        :param was_fine: It was allowed before, so that a 403 is looked into.
         :returns: Whatever Vault answered; a refusal too.
         :raises VaultDeniedError: If the login is refused.
         :raises VaultUnavailableError: If Vault does not answer.
         """
         token = self.token()
         reply = self.transport.request(method, path, token=token, body=body, query=query, once=once)
-        if reply.status == 403 and (other := self.auth.other_than(token)) is not None:
+        if reply.status == 403 and (other := self.auth.other_than(token, was_fine=was_fine)) is not None:
             reply = self.transport.request(method, path, token=other, body=body, query=query, once=once)
+        if reply.status != 403:
+            self.auth.prove()
         return reply
 
 

@@ -72,6 +72,11 @@ class Reader:
             self.shared.remove()
             self.shared = None
 
+    def knows(self, key: Key) -> bool:
+        """Tell if there is a document, however old, that may be served in need."""
+        entry = self.cache.get(key)
+        return entry is not None and entry.document is not None
+
     def read(self, key: Key) -> Reading:
         """Return what is at a key.
 
