@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from airflow_ext.exceptions import SyncFailedError
-from airflow_ext.sync.direct_load import Loaded, Readable, TableLoad, make_books
+from airflow_ext.sync.direct_books import make_books
+from airflow_ext.sync.direct_load import Loaded, Readable, TableLoad
 from airflow_ext.sync.dlt_job import DltJob, request_key
 from airflow_ext.sync.file_source import FileTable
 from airflow_ext.sync.files import SyncFiles

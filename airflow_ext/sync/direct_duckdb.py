@@ -122,6 +122,20 @@ class _DuckdbSession:
                     if name not in there:
                         self.execute(f"ALTER TABLE {self.name(table)} ADD COLUMN {quoted(name)} {kind}")
 
+    def there_or(self, table: str, statements: Iterable[str]) -> bool:
+        with self._making:
+            if self.there(table):
+                return True
+            self.begin()
+            try:
+                for statement in statements:
+                    self.execute(statement)
+                self.commit()
+            except BaseException:
+                self.rollback()
+                raise
+        return False
+
     def execute(self, statement: str) -> int:
         found = self.fetch(statement)
         return int(found[0][0]) if found and isinstance(found[0][0], int) else 0

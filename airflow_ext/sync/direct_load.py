@@ -5,7 +5,6 @@ A worker that dies at any point leaves the table as it was or as it shall be, an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_ext.exceptions import InvalidError, SyncFailedError
 from airflow_ext.sync.arrow_types import Column
-from airflow_ext.sync.cursors import Cursor, literal, text_of
+from airflow_ext.sync.cursors import Cursor, literal
+from airflow_ext.sync.direct_books import Books, Keeper
 from airflow_ext.sync.model import SchemaChange
 from airflow_ext.sync.names import normal, normal_columns, quoted
 from airflow_ext.sync.tables import SyncTable, Window
@@ -21,22 +21,7 @@ from airflow_ext.sync.tables import SyncTable, Window
 if TYPE_CHECKING:
     import pyarrow as pa
 
-STATE, LOADS = "_sync_state", "_sync_loads"
-"""Our tables in the dataset: the cursor and columns of each sync's tables, and one row per load."""
-
 VALID_FROM, VALID_TO = "_valid_from", "_valid_to"
-
-_BOOKS = {
-    STATE: {"sync": "TEXT", "table_name": "TEXT", "state": "TEXT"},
-    LOADS: {
-        "load_id": "TEXT",
-        "sync": "TEXT",
-        "table_name": "TEXT",
-        "request": "TEXT",
-        "row_count": "BIGINT",
-        "loaded_at": "TEXT",
-    },
-}
 
 
 class Readable(Protocol):
@@ -76,33 +61,13 @@ class Readable(Protocol):
         ...
 
 
-class Session(Protocol):
+class Session(Keeper, Protocol):
     """One connection to the destination, with one transaction at a time."""
 
     row_id: str
 
     def type_of(self, column: Column) -> str:
         """Return the destination's type for a column."""
-        ...
-
-    def make(self, table: str, columns: Mapping[str, str]) -> None:
-        """Create the table, or add the columns it lacks, and commit."""
-        ...
-
-    def there(self, table: str) -> bool:
-        """Tell whether a table exists in the dataset."""
-        ...
-
-    def name(self, table: str) -> str:
-        """Return a table of the dataset as statements name it."""
-        ...
-
-    def execute(self, statement: str) -> int:
-        """Run a statement and return the rows it touched."""
-        ...
-
-    def fetch(self, statement: str) -> list[tuple[Any, ...]]:
-        """Return the rows of a query."""
         ...
 
     def insert(self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> int:
@@ -178,6 +143,7 @@ class TableLoad:
         self.window = window if source.table.cursor else None
         self.count = count
         self.there = normal(self.table.name)
+        self.books = Books(session, sync, self.table.name)
         self.columns: dict[str, Column] = {}
         self.names = ""
         self.key = [normal(name) for name in self.table.primary_key]
@@ -189,10 +155,11 @@ class TableLoad:
         :raises SyncFailedError: If source or destination fail.
         """
         self.session.alone(f"{self.sync}/{self.table.name}")
-        existed = self.session.there(self.there)
-        if existed and (done := self._earlier()):
-            return done
-        state = self._state() if existed else {}
+        state: dict[str, Any] = {}
+        if self.books.open(self.there):
+            if done := self.books.earlier(self.request):
+                return Loaded(rows=done[0], load_id=done[1], before=True)
+            state = self.books.state()
         if not self.source.resume(state.get("source")):
             return Loaded(rows=0, load_id=self.load_id)
         there = normal_columns(self.table.name, [column.name for column in self.source.columns])
@@ -344,25 +311,6 @@ class TableLoad:
             [f"{one}.{quoted(name)} IS NOT DISTINCT FROM {other}.{quoted(name)}" for name in rest] or ["TRUE"]
         )
 
-    def _earlier(self) -> Loaded | None:
-        """Return what an earlier try of the same append has done."""
-        if not self.request or not self.session.there(LOADS):
-            return None
-        found = self.session.fetch(
-            f"SELECT row_count, load_id FROM {self.session.name(LOADS)} WHERE request = {literal(self.request)}"
-        )
-        return Loaded(rows=found[0][0], load_id=found[0][1], before=True) if found else None
-
-    def _state(self) -> dict[str, Any]:
-        if not self.session.there(STATE):
-            return {}
-        found = self.session.fetch(f"SELECT state FROM {self.session.name(STATE)} WHERE {self._mine()}")
-        state: dict[str, Any] = json.loads(found[0][0]) if found else {}
-        return state
-
-    def _mine(self) -> str:
-        return f"sync = {literal(self.sync)} AND table_name = {literal(self.table.name)}"
-
     def _keep(self, state: Mapping[str, Any], cursor: Cursor, rows: int) -> None:
         kept: dict[str, Any] = {**state, "columns": {c.name: str(c.arrow) for c in self.source.columns}}
         if self.table.cursor and self.window is None:
@@ -371,18 +319,7 @@ class TableLoad:
             kept["source"] = remembered
         if not rows and not self.request and kept == state:
             return  # nothing new, and nothing to remember
-        books, loads = self.session.name(STATE), self.session.name(LOADS)
-        self.session.execute(f"DELETE FROM {books} WHERE {self._mine()}")
-        values = [self.sync, self.table.name, json.dumps(kept)]
-        self.session.execute(f"INSERT INTO {books} VALUES ({', '.join(literal(v) for v in values)})")
-        told = [self.load_id, self.sync, self.table.name, self.request, rows, text_of(datetime.now(UTC))]
-        self.session.execute(f"INSERT INTO {loads} VALUES ({', '.join(literal(v) for v in told)})")
-
-
-def make_books(session: Session) -> None:
-    """Create the tables that remember cursors and loads."""
-    for table, columns in _BOOKS.items():
-        session.make(table, columns)
+        self.books.keep(kept, load_id=self.load_id, request=self.request, rows=rows)
 
 
 def column_changes(before: Mapping[str, str] | None, now: Mapping[str, str]) -> tuple[SchemaChange, ...]:

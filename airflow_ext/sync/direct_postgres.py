@@ -98,8 +98,7 @@ class _PostgresSession:
             self.commit()
             return
         try:
-            # Two syncs that make the same schema at once would collide in PostgreSQL's own catalogue.
-            self.fetch(f"SELECT pg_advisory_xact_lock(hashtext({literal('airflow-ext ' + self._dataset)}))")
+            self._lock()
             listed = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
             if not self.fetch(f"SELECT 1 FROM pg_namespace WHERE nspname = {literal(self._dataset)}"):
                 self.execute(f"CREATE SCHEMA {quoted(self._dataset)}")
@@ -111,6 +110,19 @@ class _PostgresSession:
         except BaseException:
             self.rollback()
             raise
+
+    def there_or(self, table: str, statements: Iterable[str]) -> bool:
+        try:
+            if not (there := self.there(table)):
+                self._lock()
+                if not (there := self.there(table)):
+                    for statement in statements:
+                        self.execute(statement)
+            self.commit()
+        except BaseException:
+            self.rollback()
+            raise
+        return there
 
     def execute(self, statement: str) -> int:
         with self._told(), self._connection.cursor() as cursor:
@@ -150,6 +162,10 @@ class _PostgresSession:
     def rollback(self) -> None:
         with suppress(Exception):  # a lost connection has rolled back already
             self._connection.rollback()
+
+    def _lock(self) -> None:
+        # Two syncs that make the same schema at once would collide in PostgreSQL's own catalogue.
+        self.fetch(f"SELECT pg_advisory_xact_lock(hashtext({literal('airflow-ext ' + self._dataset)}))")
 
     def _columns(self, table: str) -> dict[str, str]:
         return dict(

@@ -1,0 +1,101 @@
+"""What the destination remembers of loads, and when that is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_ext.sync.files import SyncFiles
+from airflow_ext.sync.model import SyncStatus
+from airflow_ext.sync.tables import SyncTable
+
+BOTH = pytest.mark.parametrize("to_postgres", [False, True], ids=["duckdb", "postgres"])
+
+
+def rows_of(status: Any) -> int:
+    assert status.status is SyncStatus.SUCCEEDED, status.reason
+    ((table),) = status.result.tables
+    rows: int = table.rows
+    return rows
+
+
+@pytest.fixture
+def landing(tmp_path: Path) -> Path:
+    folder = tmp_path / "landing"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def local(landing: Path) -> dict[str, Any]:
+    import fsspec
+
+    return {"base": str(landing), "filesystems": {"file": fsspec.filesystem("file").to_json()}}
+
+
+def write(source: Any, syncs: Any, to_postgres: bool) -> Callable[[str], Any]:
+    """Return what runs a statement in the destination."""
+
+    def run(statement: str) -> Any:
+        if to_postgres:
+            return source(statement)
+        import duckdb
+
+        with duckdb.connect(str(syncs.file)) as connection:
+            return connection.execute(statement).fetchall()
+
+    return run
+
+
+@BOTH
+def test_a_dropped_table_is_loaded_from_the_beginning_also_when_the_first_try_dies(
+    source: Any, syncs: Any, landing: Path, local: dict[str, Any], to_postgres: bool
+) -> None:
+    source(
+        "CREATE TABLE ok AS SELECT 1 AS n",
+        "CREATE VIEW t AS SELECT g AS id, g * 1000 / (SELECT n FROM ok) AS x FROM generate_series(1, 10) g",
+    )
+    for name in ("a", "b"):
+        (landing / f"{name}.csv").write_text("id\n" + "".join(f"{n}\n" for n in range(5)))
+    run = write(source, syncs, to_postgres)
+    files = SyncFiles("f", path="*.csv", types={"id": "bigint"})
+    for name, table, options in (
+        ("cursor", SyncTable("t", mode="append", cursor="id"), {}),
+        ("windowed", SyncTable("t", mode="append", cursor="id"), {"window": ("1", "11")}),
+        ("files", files, local),
+    ):
+        options = {**options, "name": name, "dataset": name, "to_postgres": to_postgres}
+        assert rows_of(syncs(table, **options)) == 10
+        run(f"DROP TABLE {name}.{table.name}")
+
+        source("UPDATE ok SET n = 0")
+        (landing / "c.csv").write_text("id\nnone\n")
+        status = syncs(table, **options)
+        assert (status.status, status.table) == (SyncStatus.FAILED, table.name)
+        assert run(f"SELECT count(*) FROM {name}.{table.name}") == [(0,)]
+
+        source("UPDATE ok SET n = 1")
+        (landing / "c.csv").unlink()
+        assert rows_of(syncs(table, **options)) == 10, name
+        assert run(f"SELECT count(*) FROM {name}.{table.name}") == [(10,)]
+
+
+def test_a_dropped_table_is_forgotten_by_every_sync_that_loads_it_and_no_other_is(
+    source: Any, syncs: Any
+) -> None:
+    for name in ("FlightDays", "other"):
+        source(f'CREATE TABLE "{name}" AS SELECT g AS id FROM generate_series(1, 10) g')
+    first, second = (
+        SyncTable("FlightDays", mode="append", cursor="id", where=f"id % 2 = {n}") for n in (0, 1)
+    )
+    other = SyncTable("other", mode="append", cursor="id")
+    for name, table in (("first", first), ("second", second), ("third", other)):
+        rows_of(syncs(table, name=name, to_postgres=True))
+    source("DROP TABLE raw.flight_days")
+    assert rows_of(syncs(first, name="first", to_postgres=True)) == 5
+    assert rows_of(syncs(second, name="second", to_postgres=True)) == 5
+    assert rows_of(syncs(other, name="third", to_postgres=True)) == 0
+    assert source("SELECT count(*), count(DISTINCT id) FROM raw.flight_days") == [(10, 10)]
