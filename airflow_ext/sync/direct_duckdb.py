@@ -24,6 +24,9 @@ MEMORY = "512MB"
 
 LOCK_PAUSE_SECONDS = 0.2
 
+ORDER = "#order"
+"""Column of a staging table that tells which row came first; no column of a table is normalised to that name."""
+
 
 class DuckdbTarget:
     """A DuckDB file as destination; it is held from the first to the last table.
@@ -91,6 +94,7 @@ def _open(path: str, seconds: float, waiting: Callable[[str], None]) -> duckdb.D
 
 class _DuckdbSession:
     row_id = "rowid"
+    row_order = quoted(ORDER)  # DuckDB writes batches side by side, so its own row ids tell nothing
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str, making: threading.Lock) -> None:
         self._connection = connection
@@ -149,9 +153,11 @@ class _DuckdbSession:
         with self._rows(table, columns, batches) as (rows, selected):
             return self.execute(f"INSERT INTO {self.name(table)} ({names}) SELECT {selected} FROM {rows}")
 
-    def stage(self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> str:
+    def stage(
+        self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table], *, ordered: bool = False
+    ) -> str:
         stage = quoted(f"_staged_{table}")
-        with self._rows(table, columns, batches) as (rows, selected):
+        with self._rows(table, columns, batches, ordered=ordered) as (rows, selected):
             self.execute(f"CREATE OR REPLACE TEMP TABLE {stage} AS SELECT {selected} FROM {rows}")
         return stage
 
@@ -180,7 +186,12 @@ class _DuckdbSession:
 
     @contextmanager
     def _rows(
-        self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]
+        self,
+        table: str,
+        columns: Mapping[str, Column],
+        batches: Iterable[pa.Table],
+        *,
+        ordered: bool = False,
     ) -> Iterator[tuple[str, str]]:
         """Offer the batches as a table and say how they become the target's types."""
         import duckdb
@@ -191,6 +202,10 @@ class _DuckdbSession:
             f"{_cast(name, column, there[name])} AS {quoted(name)}" for name, column in columns.items()
         )
         schema = pa.schema([(name, column.arrow) for name, column in columns.items()])
+        if ordered:
+            batches = _numbered(batches)
+            schema = schema.append(pa.field(ORDER, pa.int64()))
+            selected = f"{selected}, {quoted(ORDER)}"
         failed: list[Exception] = []
 
         def flow() -> Iterator[pa.RecordBatch]:
@@ -212,6 +227,17 @@ class _DuckdbSession:
         finally:
             with suppress(duckdb.Error):  # in a transaction that has failed; the connection is closed then
                 self._connection.unregister("_rows")
+
+
+def _numbered(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Add a column that counts the rows."""
+    import pyarrow as pa
+
+    count = 0
+    for batch in batches:
+        numbers = pa.array(range(count, count + batch.num_rows), pa.int64())
+        count += batch.num_rows
+        yield batch.append_column(ORDER, numbers)
 
 
 def duckdb_type(column: Column) -> str:

@@ -65,6 +65,8 @@ class Session(Keeper, Protocol):
     """One connection to the destination, with one transaction at a time."""
 
     row_id: str
+    row_order: str
+    """What orders the rows of an ordered staging table as they came."""
 
     def type_of(self, column: Column) -> str:
         """Return the destination's type for a column."""
@@ -74,8 +76,13 @@ class Session(Keeper, Protocol):
         """Write batches into a table of the dataset; return the rows."""
         ...
 
-    def stage(self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> str:
-        """Write batches into a temporary table with the columns of another and return its name."""
+    def stage(
+        self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table], *, ordered: bool = False
+    ) -> str:
+        """Write batches into a temporary table with the columns of another and return its name.
+
+        :param ordered: It shall be known which row came first.
+        """
         ...
 
     def alone(self, name: str) -> None:
@@ -209,7 +216,7 @@ class TableLoad:
         if mode == "append":
             return self._insert(batches) if last is None else self._append(batches, last)
         if mode == "merge":
-            if empty and self.source.identifies(self.table.primary_key):
+            if empty and self._unique:
                 return self._insert(batches)
             return self._merge(batches, last)
         return self._versions(batches)
@@ -246,7 +253,7 @@ class TableLoad:
 
     def _merge(self, batches: Iterable[pa.Table], last: Any) -> int:
         target = self.session.name(self.there)
-        stage = self.session.stage(self.there, self.columns, batches)
+        stage = self.session.stage(self.there, self.columns, batches, ordered=not self._unique)
         if last is not None:
             at = f"{quoted(normal(str(self.table.cursor)))} = {literal(last)}"
             self.session.execute(
@@ -264,7 +271,7 @@ class TableLoad:
     def _versions(self, batches: Iterable[pa.Table]) -> int:
         """Close the versions that are no longer so and open the new ones."""
         target = self.session.name(self.there)
-        stage = self.session.stage(self.there, self.columns, batches)
+        stage = self.session.stage(self.there, self.columns, batches, ordered=not self._unique)
         self._one_per_key(stage)
         now = literal(datetime.now(UTC))
         seen = f"EXISTS (SELECT 1 FROM {stage} AS s WHERE {self._same('s', 't')})"
@@ -281,12 +288,17 @@ class TableLoad:
             f"WHERE NOT EXISTS (SELECT 1 FROM {target} AS t WHERE t.{quoted(VALID_TO)} IS NULL AND {self._same('s', 't')})"
         )
 
+    @property
+    def _unique(self) -> bool:
+        """Whether the source itself sees to it that there is one row per key."""
+        return self.source.identifies(self.table.primary_key)
+
     def _one_per_key(self, stage: str) -> None:
         """Keep the last row of each key, where the source itself does not see to it.
 
         :raises SyncFailedError: If a key is null: such a row would be added again by every load.
         """
-        if self.source.identifies(self.table.primary_key):
+        if self._unique:
             return
         null = " OR ".join(f"{quoted(name)} IS NULL" for name in self.key)
         ((nulls,),) = self.session.fetch(f"SELECT count(*) FROM {stage} WHERE {null}")
@@ -295,11 +307,12 @@ class TableLoad:
                 f"primary_key={list(self.table.primary_key)!r}: it is null in {nulls} rows, and a null identifies no row",
                 table=self.table.name,
             )
-        row_id, keys = self.session.row_id, ", ".join(quoted(name) for name in self.key)
+        row_id, last = self.session.row_id, f"{self.session.row_order} DESC"
+        keys = ", ".join(quoted(name) for name in self.key)
         order = f"{quoted(normal(self.table.cursor))} DESC, " if self.table.cursor else ""
         self.session.execute(
             f"DELETE FROM {stage} WHERE {row_id} IN (SELECT r FROM (SELECT {row_id} AS r, row_number() OVER "
-            f"(PARTITION BY {keys} ORDER BY {order}{row_id} DESC) AS n FROM {stage}) AS numbered WHERE n > 1)"
+            f"(PARTITION BY {keys} ORDER BY {order}{last}) AS n FROM {stage}) AS numbered WHERE n > 1)"
         )
 
     def _same(self, one: str, other: str) -> str:

@@ -73,7 +73,7 @@ def _driver() -> str:
 
 
 class _PostgresSession:
-    row_id = "ctid"
+    row_id = row_order = "ctid"  # COPY writes one row after the other
 
     def __init__(self, connection: Any, dataset: str, errors: type[Exception]) -> None:
         self._connection = connection
@@ -138,7 +138,10 @@ class _PostgresSession:
     def insert(self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> int:
         return self._copy(self.name(table), columns, batches)
 
-    def stage(self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> str:
+    def stage(
+        self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table], *, ordered: bool = False
+    ) -> str:
+        del ordered  # it is anyway
         stage = quoted(f"_staged_{table}"[:63])
         names = ", ".join(quoted(name) for name in columns)
         self.execute(

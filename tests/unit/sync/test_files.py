@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from airflow_ext.exceptions import InvalidError
+from airflow_ext.sync.direct import DirectEngine
+from airflow_ext.sync.dlt_job import DltJob
 from airflow_ext.sync.files import SyncFiles
 from airflow_ext.sync.model import SyncStatus
 from airflow_ext.sync.tables import SyncTable
@@ -209,3 +212,21 @@ def test_what_reads_no_scheme_is_for_the_author_to_fix() -> None:
     assert (base, list(systems)) == ("/landing", ["file"])
     with pytest.raises(InvalidError, match="nosuch:// cannot be read here"):
         file_source(connection, ["nosuch://bucket/a.csv"])
+
+
+def test_of_rows_with_the_same_key_the_last_one_counts(
+    syncs: Any, landing: Path, local: dict[str, Any]
+) -> None:
+    for number in range(8):
+        (landing / f"{number}.csv").write_text(f"id,version\n1,{number}\n")
+    tables = (
+        SyncFiles("merged", path="*.csv", mode="merge", primary_key="id"),
+        SyncFiles("versions", path="*.csv", mode="scd2", primary_key="id"),
+    )
+    for number in range(20):  # in this process: what is written side by side ends in another order each time
+        pair = replace(syncs.backend(**local).pair, dataset=f"n{number}", parallel=1)
+        DirectEngine(
+            DltJob(pair=pair, name="job", folder=syncs.folder, tables=tables), tell=lambda _: None
+        ).run()
+        for table in ("merged", "versions"):
+            assert syncs.rows(f"SELECT id, version FROM n{number}.{table}") == [(1, 7)]
