@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset
-from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, AirflowSkipException
-from airflow.sdk.execution_time.context import AssetStateStoreAccessor
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk.observability import stats
 
 from airflow_ext.contracts import Contract
@@ -21,6 +20,7 @@ from airflow_ext.events import Event, emit, outlets_for, partition_of
 from airflow_ext.exceptions import InvalidError, InvalidSyncError, SchemaDriftError, SyncFailedError
 from airflow_ext.hooks.sync import get_backend
 from airflow_ext.operators._sync_embedded import CANCEL_SECONDS, check_tables, drive, run_name
+from airflow_ext.operators._sync_gate import AcceptedSchema
 from airflow_ext.operators._sync_readers import touched
 from airflow_ext.operators._sync_refused import check_limits, check_refused
 from airflow_ext.operators._sync_remote import RemoteSyncOperator, SyncWait
@@ -32,7 +32,6 @@ from airflow_ext.sync.drift import SchemaGate
 from airflow_ext.sync.files import SyncFiles
 from airflow_ext.sync.model import SchemaChange, SyncResult, TableResult
 from airflow_ext.sync.tables import SyncTable, Window
-from airflow_ext.triggers.sync import state_asset
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -131,6 +130,7 @@ class SyncOperator(RemoteSyncOperator):
             own = f"sync/{sync_conn_id}/{sync}/"
             names = _check_names(sync, self.tables, window_start, window_end)
             self.assets = {name: Asset(name=f"{own}{name}") for name in names}
+        if sync is not None or schema_gate is not None:
             self.watch_state()
         # A mapped task declares its assets by hand, for all of its copies; each fires only what it loaded.
         self._user_outlets = [
@@ -161,6 +161,8 @@ class SyncOperator(RemoteSyncOperator):
         except SyncFailedError:
             stats.incr("airflow_ext.sync.failed", tags=tags)
             raise
+        if self.schema_gate is not None:
+            result = AcceptedSchema(self.sync_conn_id, request.name, gate=self.schema_gate).inspect(result)
         return self._end(context, [result])
 
     def on_kill(self) -> None:
@@ -192,19 +194,7 @@ class SyncOperator(RemoteSyncOperator):
             raise InvalidSyncError(f"schema_gate=: the backend {backend.name!r} does not tell its tables")
         tables = await backend.tables(handle, columns=backend.capabilities.columns)
         now = drift.schema_of(tables)
-        state = AssetStateStoreAccessor(name=state_asset(self.sync_conn_id))
-        key = f"schema/{handle['sync']}"
-        try:
-            kept: Any = state.get(key)
-            before: Mapping[str, Any] = kept if isinstance(kept, Mapping) else {}
-            changes = drift.compare(before, now) if before else {}
-            judged = drift.judge(self.schema_gate, changes)
-            if not judged.refused:
-                state.set(key, drift.accepted(before, now, judged))
-        except AirflowRuntimeError as error:
-            raise SyncFailedError(
-                f"the schema of the last run cannot be read or kept, so nothing was compared: {error}"
-            ) from error
+        changes = AcceptedSchema(self.sync_conn_id, handle["sync"], gate=self.schema_gate).changes(now)
         return replace(result, tables=_with_changes(result.tables, changes))
 
     def _end(self, context: Context, results: Sequence[SyncResult]) -> Any:

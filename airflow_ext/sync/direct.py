@@ -135,6 +135,9 @@ class DirectEngine:
                 )
                 for table in tables
             ),
+            columns={
+                name: {"before": one.known, "now": one.columns} for name, one in loaded.items() if one.columns
+            },
         )
 
 

@@ -6,7 +6,7 @@ A worker that dies at any point leaves the table as it was or as it shall be, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -110,12 +110,16 @@ class Loaded:
     :param changes: What changed in the source's columns since the load before.
     :param load_id: The load, as the book of loads has it.
     :param before: An earlier try had done it.
+    :param columns: Type by column of the source, as it is now; empty if that is not known.
+    :param known: The same as it was in the load before; ``None`` if there was none.
     """
 
     rows: int
     changes: tuple[SchemaChange, ...] = ()
     load_id: str = ""
     before: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
+    known: Mapping[str, str] | None = None
 
 
 class TableLoad:
@@ -164,17 +168,18 @@ class TableLoad:
         self.session.alone(f"{self.sync}/{self.table.name}")
         state: dict[str, Any] = {}
         if self.books.open(self.there):
-            if done := self.books.earlier(self.request):
-                return Loaded(rows=done[0], load_id=done[1], before=True)
             state = self.books.state()
+        known: dict[str, str] | None = state.get("columns")
+        as_it_was = Loaded(rows=0, load_id=self.load_id, columns=known or {}, known=known)
+        if done := self.books.earlier(self.request):
+            return replace(as_it_was, rows=done[0], load_id=done[1], before=True)
         if not self.source.resume(state.get("source")):
-            return Loaded(rows=0, load_id=self.load_id)
+            return as_it_was
         there = normal_columns(self.table.name, [column.name for column in self.source.columns])
         self.columns = {there[column.name]: column for column in self.source.columns}
         self.names = ", ".join(quoted(name) for name in self.columns)
         self.session.make(self.there, self._types())
-        known: dict[str, str] | None = state.get("columns")
-        changes = column_changes(known, {c.name: str(c.arrow) for c in self.source.columns})
+        now = {column.name: str(column.arrow) for column in self.source.columns}
         cursor = Cursor.read(state.get("cursor"), column=self.table.cursor)
         self.session.begin()
         try:
@@ -184,7 +189,7 @@ class TableLoad:
         except BaseException:
             self.session.rollback()
             raise
-        return Loaded(rows=rows, changes=changes, load_id=self.load_id)
+        return replace(as_it_was, rows=rows, changes=column_changes(known, now), columns=now)
 
     def _types(self) -> dict[str, str]:
         types = {name: self.session.type_of(column) for name, column in self.columns.items()}

@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections import deque
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +135,17 @@ class _Run:
         with self._changed:
             self._changed.wait_for(lambda: self._status.ended or self._messages, timeout=wait)
             messages, self._messages = tuple(self._messages), []
-            result = self._end.get("result")
+            end = self._end
+            result = SyncResult.from_dict(end["result"]) if end.get("result") else None
             return RunStatus(
                 status=self._status,
                 phase=self._phase,
                 rows=dict(self._rows),
                 messages=messages,
-                reason=self._end.get("reason", ""),
-                table=self._end.get("table", ""),
-                fixable=self._end.get("fixable", False),
-                result=SyncResult.from_dict(result) if result else None,
+                reason=end.get("reason", ""),
+                table=end.get("table", ""),
+                fixable=end.get("fixable", False),
+                result=replace(result, columns=end["columns"]) if result else None,
             )
 
     def stop(self, patience: float) -> None:

@@ -47,7 +47,7 @@ class DltEngine:
     def __init__(self, job: DltJob, *, tell: Tell) -> None:
         self.job = job
         self.tell = tell
-        self._changes: dict[str, tuple[SchemaChange, ...]] = {}
+        self._columns: dict[str, dict[str, dict[str, str] | None]] = {}
         self._appends = AppendLog(job)
 
     def run(self) -> SyncResult:
@@ -83,7 +83,7 @@ class DltEngine:
                     pipeline.extract(resources, loader_file_format=_file_format(job))
                 rows, run_id = self._load(pipeline)
                 for name, now in self._api_columns(pipeline).items():
-                    self._changes[name] = column_changes(before.get(name), now)
+                    self._columns[name] = {"before": before.get(name), "now": now}
             self._appends.end()
         return SyncResult(
             backend="dlt",
@@ -94,12 +94,17 @@ class DltEngine:
                 TableResult(
                     name=table.name,
                     rows=loaded[table.name] if table.name in loaded else rows.get(normal(table.name), 0),
-                    schema_changes=self._changes.get(table.name, ()),
+                    schema_changes=self._changes(table.name),
                 )
                 for table in job.tables
             ),
+            columns=self._columns,
             finished_pending=tuple(finished),
         )
+
+    def _changes(self, table: str) -> tuple[SchemaChange, ...]:
+        seen = self._columns.get(table)
+        return column_changes(seen["before"], seen["now"] or {}) if seen else ()
 
     def _api_columns(self, pipeline: dlt.Pipeline) -> dict[str, dict[str, str]]:
         """Return the columns that are known of each table of an API; only its answers tell them."""
@@ -209,11 +214,14 @@ class DltEngine:
             # Not the resource's own state: dlt resets that of every table it replaces.
             kept = dlt.current.source_state()
             files = kept.setdefault("files", {})
-            if not source.resume(files.get(table.name)):
-                return
             known = kept.setdefault("columns", {})
+            before = known.get(table.name)
+            if not source.resume(files.get(table.name)):
+                if before:
+                    self._columns[table.name] = {"before": before, "now": before}
+                return
             now = {column.name: str(column.arrow) for column in source.columns}
-            self._changes[table.name] = column_changes(known.get(table.name), now)
+            self._columns[table.name] = {"before": before, "now": now}
             start, end = (None, None)
             if table.cursor and self.job.window:
                 start, end = source.bounds(self.job.window)

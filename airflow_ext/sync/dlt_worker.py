@@ -135,7 +135,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(scrub("".join(traceback.format_exception(error)), job.pair.secrets))
         tell(describe(error))
         return 1
-    tell({"event": "done", "result": result.to_dict()})
+    tell({"event": "done", "result": result.to_dict(), "columns": result.columns})
     return 0
 
 

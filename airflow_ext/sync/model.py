@@ -180,6 +180,8 @@ class SyncResult:
     :param finished_pending: Packages that an earlier, crashed try had left behind and that were loaded
         before the new data, each ``{"run_id": ..., "tables": {name: rows}}``; empty when there were none.
     :param link: Page of the run in the backend's own web interface, if it has one.
+    :param columns: Of an embedded sync, ``now`` and ``before`` (in the load before, ``None`` if there was none) of each
+        table: type by column. Not told to others.
     """
 
     backend: str
@@ -190,6 +192,7 @@ class SyncResult:
     rows: int | None = None
     finished_pending: tuple[Mapping[str, Any], ...] = ()
     link: str | None = None
+    columns: Mapping[str, Mapping[str, Mapping[str, str] | None]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON, the shape that goes to XCom."""
