@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from airflow_ext.exceptions import InvalidError
+from airflow_ext.hooks._sync_filesystems import SECRET_WORDS, dump_filesystem
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
-
-
-_SECRET_WORDS = ("secret", "password", "token", "key")
 
 
 def file_source(connection: Connection, paths: Iterable[str]) -> tuple[str, dict[str, str]]:
@@ -74,7 +71,7 @@ def secret_options(connection: Connection) -> tuple[str, ...]:
     return tuple(
         value
         for name, value in options.items()
-        if isinstance(value, str) and any(word in name.lower() for word in _SECRET_WORDS)
+        if isinstance(value, str) and any(word in name.lower() for word in SECRET_WORDS)
     )
 
 
@@ -91,10 +88,11 @@ def _filesystem(connection: Connection, scheme: str) -> str:
             made = get_fs(scheme, connection.conn_id, options or None)
         else:
             made = fsspec.filesystem(scheme, **options)
-        text: str = made.to_json()
-        json.loads(text)
     except (ImportError, ValueError) as error:
         raise InvalidError(
             f"{where}: files of {scheme}:// cannot be read here ({error}); install the provider or fsspec package for it"
         ) from None
-    return text
+    try:
+        return dump_filesystem(made)
+    except InvalidError as error:
+        raise InvalidError(f"{where}: files of {scheme}:// cannot be read: {error}") from None

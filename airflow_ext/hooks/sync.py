@@ -12,6 +12,7 @@ from airflow.sdk import BaseHook
 
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.hooks._sync_files import api_source, file_source, secret_options
+from airflow_ext.hooks._sync_filesystems import secrets_of
 from airflow_ext.hooks.sync_vendors import connection_type
 from airflow_ext.sync.api import SyncApi
 from airflow_ext.sync.backend import SyncBackend
@@ -121,7 +122,7 @@ class DltHook(BaseHook):
         """Return source and destination with their credentials.
 
         :param tables: What will be loaded; of :class:`~airflow_ext.sync.files.SyncFiles` the source connection is one
-            of a file system.
+            of a file system, of :class:`~airflow_ext.sync.api.SyncApi` one of type ``http``.
 
         :raises InvalidError: If one of the three connections cannot be used.
         """
@@ -129,16 +130,9 @@ class DltHook(BaseHook):
         source = self.get_connection(settings.source_conn_id)
         destination = self.get_connection(settings.destination_conn_id)
         kind, where = _destination(destination)
-        files = [table for table in tables if isinstance(table, SyncFiles)]
-        if files and len(files) < len(tables):
-            raise InvalidError(
-                "tables: SyncFiles and SyncTable have different sources; load them in two tasks"
-            )
-        base, filesystems = file_source(source, [table.path for table in files]) if files else ("", {})
+        fields = _source_fields(source, tables)
         return DltPair(
-            source_url="" if files else _sqlalchemy_url(source).render_as_string(hide_password=False),
-            filesystems=filesystems,
-            base=base,
+            **fields,
             parallel=settings.parallel,
             lock_seconds=settings.lock_seconds,
             destination=kind,
@@ -149,6 +143,7 @@ class DltHook(BaseHook):
             secrets=(
                 *(str(c.password) for c in (source, destination) if c.password),
                 *secret_options(source),
+                *secrets_of(fields.get("filesystems", {})),
             ),
         )
 

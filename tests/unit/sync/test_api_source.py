@@ -6,15 +6,22 @@ import json
 import secrets
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_ext.exceptions import InvalidError
+from airflow_ext.hooks.sync import DltHook
+from airflow_ext.operators.sync import SyncOperator
 from airflow_ext.sync.api import SyncApi
 from airflow_ext.sync.model import SyncStatus
+from airflow_ext.sync.tables import SyncTable
+from tests.unit.sync.remote import TaskState, context
 
 ORDERS = SyncApi(
     "orders",
@@ -97,6 +104,28 @@ def test_a_refused_token_is_not_shown(shop: Shop, syncs: Any) -> None:
     assert status.status is SyncStatus.FAILED
     assert "401" in status.reason
     assert wrong not in status.reason + str(syncs.messages)
+
+
+def test_an_api_is_reached_by_airflows_connections(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = {"source_conn_id": "shop", "destination_conn_id": "warehouse"}
+    token = {"token": shop.token}
+    for name, document in (
+        ("shop", {"conn_type": "http", "host": "http://127.0.0.1", "port": shop.server_port, "extra": token}),
+        ("warehouse", {"conn_type": "duckdb", "host": str(tmp_path / "w.duckdb")}),
+        ("both", {"conn_type": "ext-dlt", "extra": both}),
+    ):
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(document))
+    with DAG("ingest", schedule=None):
+        folder = tmp_path / "state"
+        task = SyncOperator(task_id="load", sync_conn_id="both", tables=[ORDERS], pipelines_folder=folder)
+        other = SyncTable("orders2", mode="replace")
+        mixed = SyncOperator(task_id="mixed", sync_conn_id="both", tables=[ORDERS, other])
+    assert task.execute(context(TaskState()))["tables"]["orders"]["rows"] == 5
+    assert shop.token in DltHook("both").get_conn([ORDERS]).secrets
+    with pytest.raises(AirflowFailException, match="SyncApi, SyncTable have different sources"):
+        mixed.execute(context(TaskState()))
 
 
 @pytest.mark.parametrize(
