@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_ext.exceptions import InvalidError, SyncFailedError
 from airflow_ext.sync.arrow_types import Column
+from airflow_ext.sync.sqlite_moments import sqlite_moments
 from airflow_ext.sync.tables import CursorValue, SyncTable, Window
 
 if TYPE_CHECKING:
@@ -174,8 +176,6 @@ class SqlTable:
 
     def _local(self, value: Any) -> Any:
         """Take the zone off a value that is compared with a column without one; both mean UTC."""
-        from datetime import UTC, datetime
-
         if isinstance(value, datetime) and value.tzinfo is not None:
             column = self.reflected.columns[str(self.table.cursor)]
             if not getattr(column.type, "timezone", False):
@@ -189,6 +189,9 @@ class SqlTable:
         if self.table.cursor:
             cursor = self.reflected.columns[self.table.cursor]
             query = query.where(cursor.is_not(None))
+            if self.engine.dialect.name == "sqlite":
+                query = query.where(*sqlite_moments(cursor, start, end))
+                start, end = (None if isinstance(value, datetime) else value for value in (start, end))
             if start is not None:
                 query = query.where(cursor >= start)
             if end is not None:

@@ -203,3 +203,42 @@ def test_whole_numbers_in_a_sqlite_numeric_column_are_decimals(tmp_path: Path, r
     found = {row["id"]: row["amount"] for row in rows(engine, table, reader=reader)}
     engine.dispose()
     assert found == {1: Decimal("-5.00"), 2: None, 3: Decimal("7.00")}
+
+
+@READERS
+def test_a_timestamp_in_sqlite_lies_in_one_window_however_it_is_written(tmp_path: Path, reader: str) -> None:
+    written = {
+        "2026-01-01 23:59:59.999600": 1,
+        "2026-01-02 00:00:00": 2,
+        "2026-01-02 00:00:00.000000": 2,
+        "2026-01-02T00:00:00": 2,
+        "2026-01-02 00:00:00.0004": 2,
+        "2026-01-02 11:59:59.9996": 2,
+        "2026-01-02T23:59:59": 2,
+        "2026-01-03 00:00:00": 3,
+    }
+    if reader == "pyarrow":  # connectorx refuses them
+        written |= {"2026-01-02 01:59:59.999999+02:00": 1, "2026-01-01T22:00:00.5-02:00": 2, "2026-01-03": 3}
+    database = tmp_path / "moments.sqlite"
+    connection = sqlite3.connect(database)
+    connection.execute("CREATE TABLE t (id INTEGER, day INTEGER, at DATETIME)")
+    rows_of_days = [(number, day, text) for number, (text, day) in enumerate(written.items())]
+    connection.executemany("INSERT INTO t VALUES (?, ?, ?)", rows_of_days)
+    connection.commit()
+    connection.close()
+    engine = sa.create_engine(f"sqlite:///{database}")
+    table = SyncTable("t", mode="window", cursor="at")
+    read = SqlTable(engine, table, reader=reader, chunk_rows=10)
+    found = []
+    for day in (1, 2, 3):
+        start, end = read.bounds(Window(start=f"2026-01-0{day}", end=f"2026-01-0{day + 1}"))
+        found += [(row["id"], day) for row in rows(engine, table, reader=reader, start=start, end=end)]
+    assert sorted(found) == [(number, day) for number, day, _ in rows_of_days]
+
+    start, end = read.bounds(Window(start="2026-01-02T00:00:00.000400", end="2026-01-02T11:59:59.999600"))
+    found = rows(engine, table, reader=reader, start=start, end=end)
+    assert "2026-01-02 00:00:00.000400" in {str(row["at"]) for row in found}
+    assert all(str(row["at"]) != "2026-01-02 00:00:00" and row["at"].hour < 11 for row in found)
+    everything = read.bounds(Window(start="0001-01-01", end="9999-12-31T23:59:59.999999"))
+    assert len(rows(engine, table, reader=reader, start=everything[0], end=everything[1])) == len(written)
+    engine.dispose()
