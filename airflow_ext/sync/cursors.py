@@ -7,6 +7,8 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from airflow_ext.exceptions import InvalidError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -38,6 +40,34 @@ class Cursor:
         if not kept or kept["column"] != column:
             return cls(column)
         return cls(column, _READ[kept["kind"]](kept["value"]))
+
+    def fit(self, kind: pa.DataType, *, table: str) -> None:
+        """Turn the value into one of the column as it is now; a timestamp without a zone is UTC.
+
+        :param kind: The column's Arrow type.
+        :raises InvalidError: If the two cannot be compared.
+        """
+        import pyarrow as pa
+
+        value, types = self.value, pa.types
+        if isinstance(value, date) and types.is_timestamp(kind):
+            moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)  # noqa: DTZ001
+            aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            self.value = self.highest = aware if kind.tz else aware.replace(tzinfo=None)
+            return
+        number = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+        fits = (
+            value is None
+            or (isinstance(value, int | float | Decimal) and number)
+            or (isinstance(value, str) and types.is_string(kind))
+            or (type(value) is date and types.is_date(kind))
+        )
+        if not fits:
+            raise InvalidError(
+                f"cursor={self.column!r} of table {table!r} has become {kind}, to which its last value, "
+                f"{text_of(value)!r} ({type(value).__name__}), cannot be compared; drop the table in the destination to load "
+                "it from the beginning, or use another cursor"
+            )
 
     def dump(self) -> dict[str, str] | None:
         """Return the highest value seen as plain JSON."""

@@ -100,6 +100,8 @@ class _DuckdbSession:
         self._connection = connection
         self._dataset = dataset
         self._making = making
+        # A timestamp without a zone is UTC, wherever the worker is.
+        self.fetch("SET TimeZone = 'UTC'")
         ((catalog,),) = self.fetch("SELECT current_database()")
         # With the file's own name: raw.duckdb may hold a schema raw, and "raw" alone would be either.
         self._schema = f"{quoted(catalog)}.{quoted(dataset)}"

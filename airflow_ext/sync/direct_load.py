@@ -181,6 +181,8 @@ class TableLoad:
         self.session.make(self.there, self._types())
         now = {column.name: str(column.arrow) for column in self.source.columns}
         cursor = Cursor.read(state.get("cursor"), column=self.table.cursor)
+        if self.table.cursor and self.window is None:
+            cursor.fit(self.columns[there[self.table.cursor]].arrow, table=self.table.name)
         self.session.begin()
         try:
             rows = self._load(cursor)

@@ -48,6 +48,8 @@ class PostgresTarget:
         try:
             session = _PostgresSession(connection, self._dataset, errors)
             session.execute(f"SET lock_timeout = {max(1, int(self._lock_seconds * 1000))}")
+            # A timestamp without a zone is UTC, whatever the database takes it for.
+            session.execute("SET TIME ZONE 'UTC'")
             session.commit()
             yield session
         finally:

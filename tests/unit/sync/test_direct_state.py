@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,44 @@ def test_a_dropped_table_is_forgotten_by_every_sync_that_loads_it_and_no_other_i
     assert rows_of(syncs(second, name="second", to_postgres=True)) == 5
     assert rows_of(syncs(other, name="third", to_postgres=True)) == 0
     assert source("SELECT count(*), count(DISTINCT id) FROM raw.flight_days") == [(10, 10)]
+
+
+@BOTH
+@pytest.mark.parametrize("change", ["to zoned", "to plain"])
+def test_a_cursor_whose_timestamps_get_or_lose_a_zone_goes_on_in_utc(
+    source: Any, syncs: Any, monkeypatch: pytest.MonkeyPatch, to_postgres: bool, change: str
+) -> None:
+    before, after = ("timestamp", "timestamptz") if change == "to zoned" else ("timestamptz", "timestamp")
+    monkeypatch.setenv("TZ", "America/New_York")
+    source(
+        f"ALTER DATABASE {source.name} SET timezone TO 'America/New_York'",
+        f"CREATE TABLE t (id int, at {before})",
+        "INSERT INTO t VALUES (1, '2026-01-02 11:00+00'), (2, '2026-01-02 12:00+00')",
+    )
+    table = SyncTable("t", mode="append", cursor="at")
+    assert rows_of(syncs(table, to_postgres=to_postgres)) == 2
+    source(
+        f"ALTER TABLE t ALTER at TYPE {after} USING at AT TIME ZONE 'UTC'",
+        "INSERT INTO t VALUES (3, '2026-01-02 13:00+00'), (4, '2026-01-02 11:30+00')",
+    )
+    assert [rows_of(syncs(table, to_postgres=to_postgres)) for _ in range(2)] == [1, 0]
+    statement = "SELECT id, CAST(at AS varchar) FROM raw.t ORDER BY id"
+    if to_postgres:
+        found = source("SET TIME ZONE 'UTC'; " + statement)
+    else:
+        found = syncs.rows("SELECT id, CAST(epoch(t.at) AS bigint) FROM raw.t ORDER BY id")
+        found = [(number, f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}") for number, at in found]
+    assert [(number, text[:19]) for number, text in found] == [
+        (number, f"2026-01-02 {number + 10}:00:00") for number in (1, 2, 3)
+    ]
+
+
+def test_a_cursor_of_another_kind_is_for_the_author_to_fix(source: Any, syncs: Any) -> None:
+    source("CREATE TABLE t (id int)", "INSERT INTO t VALUES (1), (2)")
+    table = SyncTable("t", mode="append", cursor="id")
+    assert rows_of(syncs(table)) == 2
+    source("ALTER TABLE t ALTER id TYPE timestamptz USING '2026-01-01'::timestamptz")
+    status = syncs(table)
+    assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
+    assert "cursor='id' of table 't' has become timestamp[us, tz=UTC]" in status.reason
+    assert "drop the table in the destination" in status.reason
