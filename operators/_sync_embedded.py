@@ -95,13 +95,37 @@ def check_tables(tables: Sequence[SyncTable | str]) -> tuple[SyncTable, ...]:
     return checked
 
 
-def run_name(context: Context) -> str:
-    """Return the name under which cursors are kept: one per task and map index, the same in every run."""
-    ti = context["ti"]
-    readable = re.sub(r"[^A-Za-z0-9]+", "_", f"{ti.dag_id}_{ti.task_id}").strip("_")[:40] or "sync"
-    index = ti.map_index if ti.map_index is not None else -1
-    # The ids may differ in what the readable part leaves out; dlt takes 64 characters.
-    own = hashlib.sha256(f"{ti.dag_id}\0{ti.task_id}\0{index}".encode()).hexdigest()[:12]
+def check_state_key(state_key: str | None, sync: str | None) -> None:
+    """Check ``state_key=``.
+
+    :raises ValueError: If it is none, or a vendor keeps the state.
+    """
+    if state_key is None:
+        return
+    if not isinstance(state_key, str) or not state_key.strip() or "{{" in state_key:
+        raise ValueError(
+            f"state_key={state_key!r}: give a text that stays the same, such as '<dag id>/<task id>' of the task as it "
+            "was; it is not templated"
+        )
+    if sync is not None:
+        raise ValueError(f"state_key={state_key!r}: the state of sync={sync!r} is the vendor's")
+
+
+def state_key_of(context: Context) -> str:
+    """Return what a task gives as ``state_key=`` to go on from the state of the running one."""
+    return f"{context['ti'].dag_id}/{context['ti'].task_id}"
+
+
+def run_name(context: Context, state_key: str | None = None) -> str:
+    """Return the name under which cursors are kept: one per task and map index, the same in every run.
+
+    :param state_key: What stands for the task instead of its ids.
+    """
+    key = state_key or state_key_of(context)
+    readable = re.sub(r"[^A-Za-z0-9]+", "_", key).strip("_")[:40] or "sync"
+    index = context["ti"].map_index if context["ti"].map_index is not None else -1
+    # The ids may differ in what the readable part leaves out, and hold no slash; dlt takes 64 characters.
+    own = hashlib.sha256("\0".join([*key.split("/", 1), str(index)]).encode()).hexdigest()[:12]
     return f"{readable}_{own}"
 
 

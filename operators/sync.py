@@ -19,7 +19,14 @@ from airflow_ext.dbt.project import DbtProject
 from airflow_ext.events import Event, emit, outlets_for, partition_of
 from airflow_ext.exceptions import InvalidError, InvalidSyncError, SchemaDriftError, SyncFailedError
 from airflow_ext.hooks.sync import get_backend
-from airflow_ext.operators._sync_embedded import CANCEL_SECONDS, check_tables, drive, run_name
+from airflow_ext.operators._sync_embedded import (
+    CANCEL_SECONDS,
+    check_state_key,
+    check_tables,
+    drive,
+    run_name,
+    state_key_of,
+)
 from airflow_ext.operators._sync_gate import AcceptedSchema
 from airflow_ext.operators._sync_readers import touched
 from airflow_ext.operators._sync_refused import check_limits, check_refused
@@ -68,6 +75,9 @@ class SyncOperator(RemoteSyncOperator):
         the run's own key, and in a run without one the events have no key.
     :param pipelines_folder: Folder where the embedded engine keeps state and load packages; ``None`` is
         ``airflow-ext/dlt`` under Airflow's home. On a disk that survives the task, never in a temporary folder.
+    :param state_key: Name under which the embedded engine keeps cursors and loaded files, instead of
+        ``<dag id>/<task id>``; copies of a mapped task add their map index. Give a task that you rename or move the name it had,
+        or it begins anew. Not templated.
     :param schema_gate: What happens when tables have changed since the last run; ``None`` compares nothing.
     :param readers: Contracts and dbt projects that build on the tables: what a refused change touches is then named
         in its message.
@@ -97,6 +107,7 @@ class SyncOperator(RemoteSyncOperator):
         window_end: str | None = None,
         partition: str | None = None,
         pipelines_folder: str | os.PathLike[str] | None = None,
+        state_key: str | None = None,
         schema_gate: SchemaGate | None = None,
         readers: Sequence[Contract | DbtProject] = (),
         skip_if_no_rows: bool = False,
@@ -111,11 +122,13 @@ class SyncOperator(RemoteSyncOperator):
         self.window_end = window_end
         self.partition = partition
         self.pipelines_folder = pipelines_folder
+        self.state_key = state_key
         self.schema_gate = schema_gate
         self.readers = tuple(readers)
         self.skip_if_no_rows = skip_if_no_rows
         self.max_failed_rows = max_failed_rows
         self.max_failed_ratio = max_failed_ratio
+        check_state_key(state_key, sync)
         check_limits(max_failed_rows, max_failed_ratio)
         self._alias = f"sync/{self.dag_id}/{self.task_id}"
         declared = list(self.outlets)
@@ -148,7 +161,11 @@ class SyncOperator(RemoteSyncOperator):
         if self.window_start is not None and self.window_end is not None:
             window = Window(start=self.window_start, end=self.window_end)
         request = SyncRequest(
-            name=run_name(context), tables=self._loads, window=window, run=context["ti"].run_id
+            name=run_name(context, self.state_key),
+            key=self.state_key or state_key_of(context),
+            tables=self._loads,
+            window=window,
+            run=context["ti"].run_id,
         )
         tags = {"sync_conn_id": self.sync_conn_id}
         try:

@@ -28,6 +28,7 @@ class SyncRequest:
     """What one run shall do.
 
     :param name: Stable name of the syncing task; the embedded engine keeps cursors under it.
+    :param key: What the author of a task gives as ``state_key=`` to go on from this one's cursors, for messages.
     :param tables: Tables to load; only for the embedded engine, a vendor knows its own.
     :param window: Range of cursor values; ``None`` continues from the last cursor value.
     :param run: What the tries of one run have in common, such as its id. With it a retry does not append
@@ -39,6 +40,7 @@ class SyncRequest:
     """
 
     name: str = ""
+    key: str = ""
     tables: tuple[SyncTable, ...] = ()
     window: Window | None = None
     run: str = ""

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -95,7 +96,8 @@ class DirectEngine:
             session,
             source,
             sync=self.job.name,
-            request=request_key(self.job, table) or "",
+            key=self.job.key,
+            request_of=lambda sync: request_key(replace(self.job, name=sync), table) or "",
             load_id=self._load_id,
             window=self.job.window,
             count=count,

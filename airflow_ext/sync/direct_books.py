@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -61,11 +61,13 @@ class Books:
 
     :param session: The connection that loads the table.
     :param sync: Name under which cursors are kept.
+    :param key: What the author of a task gives as ``state_key=`` to go on from them; empty if there is no task.
     :param table: The table as the DAG author wrote it.
     """
 
     session: Keeper
     sync: str
+    key: str
     table: str
 
     def open(self, there: str) -> bool:
@@ -78,13 +80,11 @@ class Books:
         """
         if self.session.there(there):
             return True
-        statements = []
-        for book in _BOOKS:
-            names = self.session.fetch(f"SELECT DISTINCT table_name FROM {self.session.name(book)}")
-            if gone := [literal(name) for (name,) in names if normal(name) == there]:
-                where = f"table_name IN ({', '.join(gone)})"
-                statements.append(f"DELETE FROM {self.session.name(book)} WHERE {where}")
-        return self.session.there_or(there, statements)
+        gone = {book: names for book in _BOOKS if (names := self._names(book, there))}
+        return self.session.there_or(
+            there,
+            [f"DELETE FROM {self.session.name(book)} WHERE table_name IN ({gone[book]})" for book in gone],
+        )
 
     def earlier(self, request: str) -> tuple[int, str] | None:
         """Return rows and id of the load that an earlier try of the same append has done."""
@@ -101,11 +101,30 @@ class Books:
         state: dict[str, Any] = json.loads(found[0][0]) if found else {}
         return state
 
+    def others(self, there: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield name and state of every other sync that loads a table.
+
+        :param there: Its name in the destination.
+        """
+        if names := self._names(STATE, there):
+            found = self.session.fetch(
+                f"SELECT sync, state FROM {self.session.name(STATE)} WHERE table_name IN ({names})"
+            )
+            for sync, text in found:
+                if sync != self.sync:
+                    yield sync, json.loads(text)
+
+    def _names(self, book: str, there: str) -> str:
+        """Return the names that authors have written for a table of the destination, as literals."""
+        names = self.session.fetch(f"SELECT DISTINCT table_name FROM {self.session.name(book)}")
+        return ", ".join(literal(name) for (name,) in names if normal(name) == there)
+
     def keep(self, state: Mapping[str, Any], *, load_id: str, request: str, rows: int) -> None:
         """Keep a state for the next load, and note this one."""
+        kept = {**state, "key": self.key} if self.key else state
         books, loads = self.session.name(STATE), self.session.name(LOADS)
         self.session.execute(f"DELETE FROM {books} WHERE {self._mine()}")
-        values = [self.sync, self.table, json.dumps(state)]
+        values = [self.sync, self.table, json.dumps(kept)]
         self.session.execute(f"INSERT INTO {books} VALUES ({', '.join(literal(v) for v in values)})")
         told = [load_id, self.sync, self.table, request, rows, text_of(datetime.now(UTC))]
         self.session.execute(f"INSERT INTO {loads} VALUES ({', '.join(literal(v) for v in told)})")

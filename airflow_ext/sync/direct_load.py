@@ -42,6 +42,10 @@ class Readable(Protocol):
         """Return plain JSON for the next load."""
         ...
 
+    def overlaps(self, remembered: Any) -> bool:
+        """Tell whether another sync has loaded what this would load, by what it remembers."""
+        ...
+
     def bounds(self, window: Window) -> tuple[Any, Any]:
         """Return the window's ends as values of the cursor column."""
         ...
@@ -128,7 +132,8 @@ class TableLoad:
     :param session: A connection of its own.
     :param source: What to load.
     :param sync: Name under which cursors are kept.
-    :param request: What the tries of one append have in common; empty if it may be repeated.
+    :param key: What the author of a task gives as ``state_key=`` to go on from them.
+    :param request_of: Tells what the tries of one append have in common, by a sync's name; empty if it may be repeated.
     :param load_id: Name of this load.
     :param window: Range of cursor values.
     :param count: Told the rows of each batch.
@@ -140,7 +145,8 @@ class TableLoad:
         source: Readable,
         *,
         sync: str,
-        request: str,
+        key: str,
+        request_of: Callable[[str], str],
         load_id: str,
         window: Window | None,
         count: Callable[[int], None],
@@ -149,12 +155,13 @@ class TableLoad:
         self.source = source
         self.table = source.table
         self.sync = sync
-        self.request = request
+        self.request_of = request_of
+        self.request = request_of(sync)
         self.load_id = load_id
         self.window = window if source.table.cursor else None
         self.count = count
         self.there = normal(self.table.name)
-        self.books = Books(session, sync, self.table.name)
+        self.books = Books(session, sync, key, self.table.name)
         self.columns: dict[str, Column] = {}
         self.names = ""
         self.key = [normal(name) for name in self.table.primary_key]
@@ -167,7 +174,7 @@ class TableLoad:
         """
         self.session.alone(f"{self.sync}/{self.table.name}")
         state: dict[str, Any] = {}
-        if self.books.open(self.there):
+        if existed := self.books.open(self.there):
             state = self.books.state()
         known: dict[str, str] | None = state.get("columns")
         as_it_was = Loaded(rows=0, load_id=self.load_id, columns=known or {}, known=known)
@@ -175,6 +182,8 @@ class TableLoad:
             return replace(as_it_was, rows=done[0], load_id=done[1], before=True)
         if not self.source.resume(state.get("source")):
             return as_it_was
+        if existed and self.table.mode == "append" and (self.window or not state.get("cursor")):
+            self._refuse_to_double()
         there = normal_columns(self.table.name, [column.name for column in self.source.columns])
         self.columns = {there[column.name]: column for column in self.source.columns}
         self.names = ", ".join(quoted(name) for name in self.columns)
@@ -192,6 +201,30 @@ class TableLoad:
             self.session.rollback()
             raise
         return replace(as_it_was, rows=rows, changes=column_changes(known, now), columns=now)
+
+    def _refuse_to_double(self) -> None:
+        """See to it that this sync appends nothing that another one, or itself by another name, has appended.
+
+        :raises InvalidError: If it would.
+        """
+        if not self.session.fetch(f"SELECT 1 FROM {self.session.name(self.there)} LIMIT 1"):
+            return
+        for sync, state in self.books.others(self.there):
+            if not self.source.overlaps(state.get("source")):
+                continue
+            if self.window and not state.get("cursor") and not self.books.earlier(self.request_of(sync)):
+                continue  # it has loaded other windows
+            key = state.get("key", "")
+            way_out = (
+                f"If it is the same under a new name, give the task state_key={key or '<dag id>/<task id>'!r}"
+            )
+            if key and key == self.books.key:
+                way_out = "If the copies of a mapped task have changed their order, put them back"
+            raise InvalidError(
+                f"table {self.table.name!r}: sync {key or sync!r} ({sync}) has appended the same rows, and this one, "
+                f"{self.sync}, which does not know them, would double them. {way_out}; if both shall append, let them "
+                "write different tables"
+            )
 
     def _types(self) -> dict[str, str]:
         types = {name: self.session.type_of(column) for name, column in self.columns.items()}

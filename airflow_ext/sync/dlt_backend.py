@@ -58,6 +58,7 @@ class DltBackend:
         job = DltJob(
             pair=self.pair,
             name=request.name,
+            key=request.key,
             folder=self.folder.resolve(),
             tables=request.tables,
             window=request.window,

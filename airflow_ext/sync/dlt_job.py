@@ -57,6 +57,7 @@ class DltJob:
     :param folder: Folder that holds one folder per pipeline.
     :param tables: Tables to load.
     :param window: Range of cursor values, or ``None``.
+    :param key: What the author of a task gives as ``state_key=`` to go on from these cursors.
     :param run: What the tries of one run have in common; empty if there is nothing.
     """
 
@@ -66,6 +67,7 @@ class DltJob:
     tables: tuple[SyncTable, ...]
     window: Window | None = None
     run: str = ""
+    key: str = ""
 
     @property
     def direct(self) -> bool:
@@ -81,6 +83,7 @@ class DltJob:
             "tables": [table.to_dict() for table in self.tables],
             "window": asdict(self.window) if self.window else None,
             "run": self.run,
+            "key": self.key,
         }
         return json.dumps(value).encode() + b"\n"
 
@@ -95,6 +98,7 @@ class DltJob:
             tables=tuple(_table(table) for table in value["tables"]),
             window=Window(**value["window"]) if value["window"] else None,
             run=value["run"],
+            key=value["key"],
         )
 
 

@@ -98,6 +98,10 @@ class FileTable:
             return None
         return {**self._seen, **self._prints}
 
+    def overlaps(self, remembered: Any) -> bool:
+        """Tell whether another sync has loaded one of the files."""
+        return isinstance(remembered, Mapping) and any(path in remembered for path in self._files)
+
     def identifies(self, columns: Iterable[str]) -> bool:
         """Tell whether rows are known to be unique: nobody sees to that in files."""
         del columns

@@ -6,6 +6,7 @@ whether connectorx or SQLAlchemy reads it, and whether the window holds rows or 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -127,8 +128,24 @@ class SqlTable:
         return True
 
     def remember(self) -> Any:
-        """Return what the next load must know besides the cursor: nothing."""
-        return None
+        """Return where the rows come from, so that another sync can tell whether they are its own."""
+        if not self.table.cursor:
+            return None
+        url, table = self.engine.url, self.table
+        told = [
+            url.get_backend_name(),
+            url.host,
+            url.port,
+            url.database,
+            table.schema,
+            table.name,
+            table.where,
+        ]
+        return {"from": hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]}
+
+    def overlaps(self, remembered: Any) -> bool:
+        """Tell whether another sync goes through the same rows by a cursor."""
+        return remembered is not None and remembered == self.remember()
 
     def identifies(self, columns: Iterable[str]) -> bool:
         """Tell whether the source itself sees to it that these columns are unique and never null."""

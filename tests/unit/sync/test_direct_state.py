@@ -141,3 +141,57 @@ def test_a_cursor_of_another_kind_is_for_the_author_to_fix(source: Any, syncs: A
     assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
     assert "cursor='id' of table 't' has become timestamp[us, tz=UTC]" in status.reason
     assert "drop the table in the destination" in status.reason
+
+
+def refused(status: Any) -> str:
+    assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
+    reason: str = status.reason
+    return reason
+
+
+@BOTH
+def test_rows_that_another_sync_has_appended_are_not_appended_again(
+    source: Any, syncs: Any, to_postgres: bool
+) -> None:
+    source("CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 10) g")
+    table = SyncTable("t", mode="append", cursor="id")
+    assert rows_of(syncs(table, name="old", to_postgres=to_postgres)) == 10
+    told = refused(syncs(table, name="new", to_postgres=to_postgres))
+    assert "table 't': sync 'old' (old) has appended the same rows" in told
+    assert "state_key='<dag id>/<task id>'" in told
+    run = write(source, syncs, to_postgres)
+    assert run("SELECT count(*) FROM raw.t") == [(10,)]
+    source("INSERT INTO t VALUES (11)")
+    assert rows_of(syncs(table, name="old", to_postgres=to_postgres)) == 1
+
+    part = SyncTable("t", mode="append", cursor="id", where="id > 100")
+    assert rows_of(syncs(part, name="part", to_postgres=to_postgres)) == 0, "other rows of the same table"
+    run("DELETE FROM raw.t")
+    assert rows_of(syncs(table, name="new", to_postgres=to_postgres)) == 11, "an empty table has none"
+
+
+def test_windows_that_another_sync_has_appended_are_refused_and_others_are_not(
+    source: Any, syncs: Any
+) -> None:
+    source("CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 30) g")
+    table = SyncTable("t", mode="append", cursor="id")
+    first, second, third = (str(10 * n + 1) for n in range(3))
+    assert rows_of(syncs(table, name="old", window=(first, second))) == 10
+    assert rows_of(syncs(table, name="new", window=(second, third))) == 10
+    assert "'old' (old) has appended the same rows" in refused(
+        syncs(table, name="new", window=(first, second))
+    )
+    assert "would double them" in refused(syncs(table, name="cursor")), "it would load all windows"
+    assert syncs.rows("SELECT count(*), count(DISTINCT id) FROM raw.t") == [(20, 20)]
+
+
+def test_files_that_another_sync_has_appended_are_refused_and_others_are_not(
+    syncs: Any, landing: Path, local: dict[str, Any]
+) -> None:
+    for name in ("a1", "a2", "b1"):
+        (landing / f"{name}.csv").write_text("id\n1\n")
+    assert rows_of(syncs(SyncFiles("t", path="a*.csv"), name="old", **local)) == 2
+    assert rows_of(syncs(SyncFiles("t", path="b*.csv"), name="new", **local)) == 1
+    everything = SyncFiles("t", path="*.csv")
+    assert "'old' (old) has appended the same rows" in refused(syncs(everything, name="new", **local))
+    assert syncs.rows("SELECT count(*) FROM raw.t") == [(3,)]
