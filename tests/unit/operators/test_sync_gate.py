@@ -7,17 +7,16 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG, Asset
 from airflow.sdk.exceptions import AirflowFailException
-from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_ext.exceptions import SyncFailedError
 from airflow_ext.operators.sync import SchemaGate, SyncFiles, SyncOperator, SyncTable
 from tests.unit.contracts.asset_state import AssetStateServer
+from tests.unit.sync.remote import TaskState, context
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +55,7 @@ class Shop:
                 schema_gate=gate,
                 pipelines_folder=self.folder / "state",
             )
-        return task.execute(
-            {  # type: ignore[typeddict-item]  # what a sync reads of it
-                "ti": SimpleNamespace(dag_id="ingest", task_id="load", map_index=-1, run_id="one"),
-                "dag_run": SimpleNamespace(partition_key=None, run_type="scheduled"),
-                "outlet_events": OutletEventAccessors(),
-            }
-        )
+        return task.execute(context(TaskState()))
 
 
 @pytest.fixture

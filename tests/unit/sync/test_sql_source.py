@@ -236,9 +236,9 @@ def test_a_timestamp_in_sqlite_lies_in_one_window_however_it_is_written(tmp_path
     assert sorted(found) == [(number, day) for number, day, _ in rows_of_days]
 
     start, end = read.bounds(Window(start="2026-01-02T00:00:00.000400", end="2026-01-02T11:59:59.999600"))
-    found = rows(engine, table, reader=reader, start=start, end=end)
-    assert "2026-01-02 00:00:00.000400" in {str(row["at"]) for row in found}
-    assert all(str(row["at"]) != "2026-01-02 00:00:00" and row["at"].hour < 11 for row in found)
+    inside = rows(engine, table, reader=reader, start=start, end=end)
+    assert "2026-01-02 00:00:00.000400" in {str(row["at"]) for row in inside}
+    assert all(str(row["at"]) != "2026-01-02 00:00:00" and row["at"].hour < 11 for row in inside)
     everything = read.bounds(Window(start="0001-01-01", end="9999-12-31T23:59:59.999999"))
     assert len(rows(engine, table, reader=reader, start=everything[0], end=everything[1])) == len(written)
     engine.dispose()
