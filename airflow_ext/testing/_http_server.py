@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -20,6 +22,15 @@ class Server(ThreadingHTTPServer):
         self._open: set[socket.socket] = set()
         super().__init__(*args)
 
+    def speak_tls(self, certificate: Path) -> None:
+        """Take nothing but TLS from now on; each handshake is done by the thread that answers.
+
+        :param certificate: File with a certificate and its key.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
         super().process_request(request, client_address)
@@ -29,8 +40,8 @@ class Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing when a client went away, which is what clients with timeouts do."""
-        if not isinstance(sys.exception(), ConnectionError):
+        """Say nothing when a client went away, as those with timeouts do and those that trust us not."""
+        if not isinstance(sys.exception(), ConnectionError | ssl.SSLError):
             super().handle_error(request, client_address)
 
     def close_connections(self) -> None:

@@ -37,12 +37,15 @@ class LocalVault:
 
     :param port: TCP port on the loopback; 0 takes a free one.
     :param root_token: The token that may do everything; a random one by default.
+    :param certificate: File with a certificate and its key; given one, it speaks TLS.
     """
 
-    def __init__(self, *, port: int = 0, root_token: str | None = None) -> None:
+    def __init__(
+        self, *, port: int = 0, root_token: str | None = None, certificate: Path | None = None
+    ) -> None:
         self.root_token = root_token or f"hvs.{random_id(92)}"
         self.url = ""
-        self._port = port
+        self._port, self._certificate = port, certificate
         self._routes = Routes(self.root_token)
         self._routes.enable("secret", "kv", "2")
         self._routes.enable_auth("approle")
@@ -63,7 +66,9 @@ class LocalVault:
         self._server = Server(("127.0.0.1", self._port), Handler)
         self._server.state = self._state
         self._port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self._port}"
+        if self._certificate is not None:
+            self._server.speak_tls(self._certificate)
+        self.url = f"{'http' if self._certificate is None else 'https'}://127.0.0.1:{self._port}"
         serve = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
         )

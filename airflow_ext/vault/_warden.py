@@ -1,7 +1,8 @@
 """Watch a task from outside and revoke its credentials when it is gone: ``python _warden.py PID PATIENCE``.
 
 Runs with the standard library alone, isolated, in a session of its own, and nobody's child: what kills a task
-and all its processes does not reach it. It reads one JSON object per line from standard input:
+and all its processes does not reach it. Signals that ask to end are ignored, as whoever stops a service sends them
+to all its processes, and kills the tasks that go on later. It reads one JSON object per line from standard input:
 
 - ``{"url", "namespace", "verify", "cert", "revoke": [[path, token, body], ...]}`` replaces what is to be done;
 - ``{"done": true}`` means that the task has done it itself, ``{"act": true}`` that it could not: do it now.
@@ -17,6 +18,7 @@ import json
 import os
 import resource
 import select
+import signal
 import ssl
 import sys
 import time
@@ -25,6 +27,7 @@ from urllib.parse import urlsplit
 
 TIMEOUT = 2.0
 PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def watch(descriptor: int) -> dict | None:  # type: ignore[type-arg]
@@ -93,13 +96,11 @@ def answered(order: dict, path: str, token: str, body: dict | None) -> bool:  # 
 def trust(order: dict) -> ssl.SSLContext:  # type: ignore[type-arg]
     """Return how certificates are checked, and the one of our own."""
     verify = order.get("verify")
-    context = ssl.create_default_context()
-    if isinstance(verify, str):
-        if os.path.isdir(verify):  # noqa: PTH112  # pathlib would make the start slower
-            context.load_verify_locations(capath=verify)
-        else:
-            context.load_verify_locations(cafile=verify)
-    elif verify is False:
+    folder = isinstance(verify, str) and os.path.isdir(verify)  # noqa: PTH112  # pathlib would make the start slower
+    file = isinstance(verify, str) and not folder
+    # With either, those of the system are not trusted: the task does not trust them.
+    context = ssl.create_default_context(cafile=verify if file else None, capath=verify if folder else None)
+    if verify is False:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if order.get("cert"):
@@ -109,6 +110,8 @@ def trust(order: dict) -> ssl.SSLContext:  # type: ignore[type-arg]
 
 def main() -> None:
     """Become nobody's child, then watch."""
+    for each in IGNORED:
+        signal.signal(each, signal.SIG_IGN)
     process, patience = int(sys.argv[1]), float(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # tokens must not reach a core dump
     descriptor = -1

@@ -84,7 +84,7 @@ class LeaseSession:
         self._renew_own_at = 0.0
         self._held: dict[str, _Held] = {}
         self._ids: list[str] = []
-        self._warden = Warden(client.settings) if warden else None
+        self._warden = Warden(client) if warden else None
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None

@@ -86,6 +86,24 @@ class Transport:
         if client is not None:
             client.adapter.close()
 
+    def trust(self) -> tuple[bool | str, tuple[str, ...]]:
+        """Return what certificates are checked with, and the paths of the client's own.
+
+        Arguments and environment are put together as hvac and requests do it for each call.
+
+        :returns: ``False`` for unchecked, else a file or folder of certificates.
+        """
+        from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+        session = self._hvac().adapter.session
+        merged = session.merge_environment_settings(
+            self._settings.address, {}, None, session.verify, session.cert
+        )
+        verify, cert = merged["verify"], merged["cert"] or ()
+        if verify is True:
+            verify = DEFAULT_CA_BUNDLE_PATH
+        return verify, tuple(each for each in ([cert] if isinstance(cert, str) else cert) if each)
+
     def request(
         self,
         method: str,

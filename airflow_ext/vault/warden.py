@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from airflow_ext.vault.settings import VaultSettings
+from airflow_ext.vault.client import VaultClient
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ PROGRAM = Path(__file__).with_name("_warden.py")
 PATIENCE = 300.0
 """Seconds a warden keeps trying while Vault does not answer; after that the lifetime of the token must do."""
 
-_KEPT = ("LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_KEPT = ("LD_LIBRARY_PATH",)
 
 Revocation = tuple[str, str, dict[str, Any] | None]
 """Path below ``/v1/``, token and body of a call that revokes something."""
@@ -31,11 +31,11 @@ Revocation = tuple[str, str, dict[str, Any] | None]
 class Warden:
     """One helper process for the process that makes this object.
 
-    :param settings: Where Vault is.
+    :param client: Where Vault is, and what is trusted to be it.
     """
 
-    def __init__(self, settings: VaultSettings) -> None:
-        self._settings = settings
+    def __init__(self, client: VaultClient) -> None:
+        self._client = client
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -59,23 +59,17 @@ class Warden:
                 env={name: os.environ[name] for name in _KEPT if name in os.environ},
             )
         except OSError as error:
-            log.warning(
-                "No warden for leased credentials (%s): should this task be killed, they live until their token ends",
-                error.strerror or type(error).__name__,
-            )
+            _warn(error.strerror or type(error).__name__)
 
     def tell(self, revocations: Sequence[Revocation]) -> None:
         """Replace what is to be revoked."""
-        settings = self._settings
-        cert = settings.cert
+        settings, (verify, cert) = self._client.settings, self._client.transport.trust()
         self._write(
             {
                 "url": settings.address,
                 "namespace": settings.namespace,
-                "verify": settings.verify
-                if settings.verify is not None
-                else os.environ.get("VAULT_CACERT") or None,
-                "cert": [cert] if isinstance(cert, str) else list(cert or []),
+                "verify": verify,
+                "cert": list(cert),
                 "revoke": [list(each) for each in revocations],
             }
         )
@@ -84,7 +78,9 @@ class Warden:
         """Wait until the helper stands on its own and is no child of this process any more."""
         if self._process is not None:
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=5)
+                status = self._process.wait(timeout=5)
+                if status:
+                    _warn(f"it ended with status {status}")
 
     def dismiss(self, *, done: bool) -> None:
         """Send the helper away.
@@ -108,3 +104,10 @@ class Warden:
             with suppress(BrokenPipeError):
                 self._process.stdin.write(json.dumps(order).encode() + b"\n")
                 self._process.stdin.flush()
+
+
+def _warn(reason: str) -> None:
+    log.warning(
+        "No warden for leased credentials (%s): should this task be killed, they live until their token ends",
+        reason,
+    )

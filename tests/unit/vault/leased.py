@@ -17,6 +17,12 @@ REVOCATION = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}';",
     'REASSIGN OWNED BY "{{name}}" TO postgres; DROP OWNED BY "{{name}}"; DROP ROLE IF EXISTS "{{name}}";',
 )
+MAY = {
+    "database/creds/*": ["read"],
+    "database/static-creds/*": ["read"],
+    "auth/token/create": ["create", "update"],
+}
+"""What tasks may do."""
 
 
 def connect(vault: LocalVault, postgres: LocalPostgres, **settings: Any) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import http.server
-import ipaddress
 import json
 import os
 import ssl
@@ -14,10 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from airflow_ext.exceptions import VaultUnavailableError
 from airflow_ext.testing.postgres import LocalPostgres
@@ -26,33 +20,9 @@ from airflow_ext.vault import VaultClient, VaultSettings
 from airflow_ext.vault._warden import answered
 from airflow_ext.vault.lease_model import LeaseSpec, Owner
 from airflow_ext.vault.leases import LeaseSession
+from tests.unit.vault.certificates import self_signed
 from tests.unit.vault.conftest import Clock, MakeClient
 from tests.unit.vault.leased import connect, eventually, roles
-
-
-def _self_signed(folder: Path, name: str) -> Path:
-    """Write a certificate for 127.0.0.1 that vouches for itself, and its key, into one file."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
-    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(who)
-        .issuer_name(who)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
-    file = folder / f"{name}.pem"
-    file.write_bytes(made.public_bytes(encoding) + private)
-    return file
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -78,7 +48,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def tls(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """The address of a server that speaks TLS, and its certificate."""
-    own = _self_signed(tmp_path, "own")
+    own = self_signed(tmp_path, "own")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(own)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
@@ -97,7 +67,7 @@ def test_only_a_certificate_that_is_trusted_gets_the_token(
     tls: tuple[str, Path], tmp_path: Path, make_client: MakeClient
 ) -> None:
     url, own = tls
-    for verify in (None, str(_self_signed(tmp_path, "other"))):
+    for verify in (None, str(self_signed(tmp_path, "other"))):
         client = make_client(url=url, auth_type="token", token="hvs.mine", verify=verify)
         with pytest.raises(VaultUnavailableError, match="no certificate trusted here"):
             client.read("secret", "connections/x")
@@ -111,9 +81,20 @@ def test_the_warden_trusts_no_other_certificates_either(tls: tuple[str, Path], t
     url, own = tls
     call = ("auth/token/revoke-self", "hvs.mine", None)
     assert not answered({"url": url, "verify": None}, *call)
-    assert not answered({"url": url, "verify": str(_self_signed(tmp_path, "other"))}, *call)
+    assert not answered({"url": url, "verify": str(self_signed(tmp_path, "other"))}, *call)
     assert _Handler.tokens == []
     assert answered({"url": url, "verify": str(own)}, *call)
+
+
+def test_the_warden_is_told_the_trust_of_the_client(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = make_client(verify="/ca.pem", cert=("/c.pem", "/k.pem"))
+    assert pair.transport.trust() == ("/ca.pem", ("/c.pem", "/k.pem"))
+    assert make_client(verify=False, cert="/both.pem").transport.trust() == (False, ("/both.pem",))
+    monkeypatch.setattr("hvac.v1.VAULT_CLIENT_CERT", "/c.pem")  # it reads the environment when it is imported
+    monkeypatch.setattr("hvac.v1.VAULT_CLIENT_KEY", "/k.pem")
+    assert make_client(verify="/ca.pem").transport.trust() == ("/ca.pem", ("/c.pem", "/k.pem"))
 
 
 @pytest.mark.parametrize("skew", [-300, 86400], ids=["behind", "a day ahead"])

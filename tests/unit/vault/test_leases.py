@@ -1,12 +1,7 @@
-"""Leases of a task: real PostgreSQL roles, made once, renewed, and gone when their task is."""
+"""Leases of a task: real PostgreSQL roles, made once, renewed, and gone when their session is."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,18 +13,11 @@ from airflow_ext.testing.postgres import LocalPostgres
 from airflow_ext.testing.vault import LocalVault
 from airflow_ext.vault.lease_model import LeaseSpec, Owner
 from airflow_ext.vault.leases import LeaseSession
-from benchmarks._vault_lease_cases import Stage, canaries
-from tests.paths import ROOT
 from tests.unit.vault.conftest import Clock, MakeClient
-from tests.unit.vault.leased import connect, eventually, roles, sessions
+from tests.unit.vault.leased import MAY, connect, eventually, roles, sessions
 
 ETL = LeaseSpec("database/creds/etl")
 OWNER = Owner("flights", "manual__1", "load")
-MAY = {
-    "database/creds/*": ["read"],
-    "database/static-creds/*": ["read"],
-    "auth/token/create": ["create", "update"],
-}
 
 MakeSession = Callable[..., LeaseSession]
 
@@ -210,82 +198,3 @@ def test_a_block_may_set_a_hard_limit(
     session.credentials(ETL)
     vault.advance(61)
     eventually(lambda: not roles(postgres))
-
-
-# ------------------------------------------------------------------------------------ the process is gone
-
-TASK = """
-import os, sys, time
-from airflow_ext.vault import VaultClient, VaultSettings
-from airflow_ext.vault.lease_model import LeaseSpec, Owner
-from airflow_ext.vault.leases import LeaseSession
-url, role_id, secret_id, port, scope, token_ttl, warden = sys.argv[1:]
-client = VaultClient(VaultSettings(url=url, auth_type="approle", role_id=role_id, secret_id=secret_id))
-session = LeaseSession(
-    client, Owner("d", "r", "t"), scope=scope, token_ttl=int(token_ttl), warden=warden == "yes"
-)
-given = session.credentials(LeaseSpec("database/creds/etl")).data
-import psycopg2
-held = psycopg2.connect(
-    host="127.0.0.1", port=port, dbname="postgres", user=given["username"], password=given["password"]
-)
-print("ready", flush=True)
-time.sleep(60)
-"""
-
-
-def _start(
-    vault: LocalVault, postgres: LocalPostgres, *, scope: str = "child", ttl: int = 300, warden: bool = True
-) -> subprocess.Popen[bytes]:
-    role_id, secret_id = vault.approle("etl", policies=["etl"])
-    words = [vault.url, role_id, secret_id, str(postgres.port), scope, str(ttl), "yes" if warden else "no"]
-    return subprocess.Popen(
-        [sys.executable, "-c", TASK, *words], stdout=subprocess.PIPE, start_new_session=True, cwd=ROOT
-    )
-
-
-@pytest.mark.parametrize("scope", ["child", "shared"])
-@pytest.mark.usefixtures("make_session")
-def test_a_killed_process_leaves_no_role_and_no_session(
-    vault: LocalVault, postgres: LocalPostgres, scope: str
-) -> None:
-    vault.policy("etl", MAY | {"sys/leases/revoke": ["update"]})
-    started = [_start(vault, postgres, scope=scope) for _ in range(4)]
-    for each in started:
-        assert each.stdout is not None
-        assert each.stdout.readline() == b"ready\n"
-    assert (len(roles(postgres)), sessions(postgres)) == (4, 4)
-    for each in started:
-        os.killpg(each.pid, signal.SIGKILL)  # as the supervisor does
-    eventually(lambda: not roles(postgres) and not sessions(postgres), seconds=2)
-    for each in started:
-        each.communicate()
-
-
-@pytest.mark.usefixtures("make_session")
-def test_a_lost_worker_leaves_nothing_longer_than_the_lifetime_of_a_token(
-    vault: LocalVault, postgres: LocalPostgres
-) -> None:
-    """No helper survives either: only the token's end is left."""
-    started = _start(vault, postgres, ttl=3, warden=False)
-    assert started.stdout is not None
-    assert started.stdout.readline() == b"ready\n"
-    time.sleep(3.5)
-    assert len(roles(postgres)) == 1, "renewed by its thread"
-    os.killpg(started.pid, signal.SIGKILL)
-    eventually(lambda: not roles(postgres) and not sessions(postgres), seconds=4)
-    started.communicate()
-
-
-@pytest.mark.usefixtures("make_session")
-def test_a_leased_password_is_in_the_memory_of_its_task_alone(
-    vault: LocalVault, postgres: LocalPostgres
-) -> None:
-    """Not in that of the warden, its environment or command line, nor in a file of what tasks share."""
-    role_id, secret_id = vault.approle("etl", policies=["etl"])
-    try:
-        seen = canaries(Stage(vault, postgres, role_id, secret_id))
-    except PermissionError:
-        pytest.skip("this system lets nobody but root look into the memory of a process")
-    assert seen["task"] > 0
-    assert (seen["warden"], seen["files"]) == (0, 0)
