@@ -18,7 +18,7 @@ from airflow_ext.exceptions import AirflowExtError, InvalidError
 from airflow_ext.vault.client import VaultClient
 from airflow_ext.vault.lease_model import Leased, LeaseSpec, Owner, Scope
 from airflow_ext.vault.leases import TOKEN_TTL, LeaseSession
-from airflow_ext.vault.sweeping import revoke_record
+from airflow_ext.vault.sweeping import is_in_use, revoke_record
 
 log = logging.getLogger(__name__)
 
@@ -163,14 +163,17 @@ class LeaseBook:
     def close_all(self) -> None:
         """Revoke every lease of this process."""
         with self._lock:
-            mine = [each for each in self._all() if each.pid == os.getpid()]
+            mine = self._mine()
             self._sessions.clear()
             self._blocks.clear()
         for session in mine:
             session.close()
 
-    def _all(self) -> list[LeaseSession]:
-        return [*self._sessions.values(), *(each for some in self._blocks.values() for each in some)]
+    def _mine(self) -> list[LeaseSession]:
+        found = [*self._sessions.values(), *(each for some in self._blocks.values() for each in some)]
+        return [
+            each for each in found if each.pid == os.getpid()
+        ]  # not those a forked child has of its parent
 
     def _session(self, client: VaultClient, owner: Owner, settings: LeaseSettings) -> LeaseSession:
         with self._lock:
@@ -195,7 +198,7 @@ class LeaseBook:
         if self._registered != os.getpid():
             atexit.register(self.close_all)
             self._registered = os.getpid()
-            _revoke_leftovers(client)
+            _revoke_leftovers(client, owner)
         session = LeaseSession(
             client,
             owner,
@@ -203,7 +206,9 @@ class LeaseBook:
             token_ttl=settings.token_ttl,
             max_ttl=ttl,
             policies=settings.policies,
-            remember=lambda _: _remember([each.ids() for each in [*self._all(), session] if not each.closed]),
+            remember=lambda _: _remember(
+                [each.ids() for each in [*self._mine(), session] if not each.closed]
+            ),
         )
         return session
 
@@ -254,14 +259,14 @@ def _unique(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(by_token.values())[-20:]
 
 
-def _revoke_leftovers(client: VaultClient) -> None:
-    """Revoke what earlier tries of this task may have left behind."""
+def _revoke_leftovers(client: VaultClient, owner: Owner) -> None:
+    """Revoke what earlier processes of this task may have left behind."""
     store = _store()
     if store is None:
         return
     try:
         records = _known(store)
-        left = [each for each in records if not revoke_record(client, each)]
+        left = [each for each in records if is_in_use(each, owner.meta) or not revoke_record(client, each)]
         if records:
             store.set(STATE_KEY, {"sessions": left}, retention=RETENTION)
     except AirflowExtError as error:

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from airflow_ext.exceptions import InvalidError, VaultDeniedError, VaultUnavaila
 from airflow_ext.vault.auth import Token, token_of
 from airflow_ext.vault.client import VaultClient
 from airflow_ext.vault.lease_model import Leased, LeaseSpec, Owner, Scope
+from airflow_ext.vault.sweeping import this_process
 from airflow_ext.vault.transport import Reply
 from airflow_ext.vault.warden import Revocation, Warden
 
@@ -74,7 +76,7 @@ class LeaseSession:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client, self.owner, self.scope = client, owner, scope
-        self.pid = os.getpid()
+        self.pid, self._maker = os.getpid(), this_process()
         self.closed = False
         self._token_ttl, self._max_ttl, self._policies = token_ttl, max_ttl, policies
         self._remember, self._threaded, self._clock = remember, threaded, clock
@@ -88,6 +90,11 @@ class LeaseSession:
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+        _sessions.add(self)
+
+    def restore_lock(self) -> None:
+        """Replace the lock, which the thread that renews may have held when the process forked."""
+        self._lock = threading.RLock()
 
     # --------------------------------------------------------------------------------------------- giving
 
@@ -103,7 +110,7 @@ class LeaseSession:
             held = self._held.get(spec.path)
             if held is not None and held.may_be_given(self._clock()) and self._token_lives():
                 return held.leased
-            if held is not None and self.pid != os.getpid():
+            if self.pid != os.getpid():
                 raise InvalidError(f"a child process may use the lease of {spec.path}, but not get a new one")
             return self._make(spec).leased
 
@@ -321,6 +328,7 @@ class LeaseSession:
             "accessors": accessors,
             "leases": list(self._ids),
             "owner": self.owner.meta,
+            "maker": self._maker,
             "at": int(time.time()),
         }
 
@@ -373,3 +381,14 @@ class LeaseSession:
                 'Lease %s lives until its end: a policy with path "sys/leases/revoke" would end it', body
             )
         return reply.status < 500
+
+
+_sessions: weakref.WeakSet[LeaseSession] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for session in list(_sessions):
+        session.restore_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -61,7 +61,7 @@ class SharedCache:
             log.warning("shared_cache is off: the package cryptography is missing")
             return None
         remove_left_behind(root)
-        mine = f"{PREFIX}-{os.getuid()}-{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(4)}"
+        mine = f"{PREFIX}-{os.getuid()}-{os.getpid()}-{started(os.getpid())}-{secrets.token_hex(4)}"
         folder = root / mine
         try:
             folder.mkdir(mode=0o700)
@@ -158,7 +158,7 @@ def _is_in_memory(root: Path) -> bool:
     return kinds.get(str(root)) in ("tmpfs", "ramfs")
 
 
-def _started(process: int) -> str:
+def started(process: int) -> str:
     """Return when a process started, in the kernel's ticks; empty when there is none of that id."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
@@ -170,5 +170,5 @@ def remove_left_behind(root: Path = MEMORY) -> None:
     """Remove folders whose makers were killed; their keys are gone, so nobody can read them."""
     for folder in root.glob(f"{PREFIX}-{os.getuid()}-*"):
         parts = folder.name.removeprefix(f"{PREFIX}-").split("-")
-        if len(parts) == 4 and parts[1].isdigit() and _started(int(parts[1])) != parts[2]:
+        if len(parts) == 4 and parts[1].isdigit() and started(int(parts[1])) != parts[2]:
             shutil.rmtree(folder, ignore_errors=True)

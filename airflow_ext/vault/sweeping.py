@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-import logging
+import os
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from airflow_ext.vault.client import VaultClient
+from airflow_ext.vault.shared import started
 
-log = logging.getLogger(__name__)
+
+def this_process() -> dict[str, Any]:
+    """Return what tells this process from all others, for records."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": started(os.getpid())}
+
+
+def is_in_use(record: Mapping[str, Any], owner: Mapping[str, str]) -> bool:
+    """Tell whether a record is of a process of the same try that still lives here: the task, or a child it forked.
+
+    :param owner: What :attr:`airflow_ext.vault.lease_model.Owner.meta` says of the try that asks.
+    """
+    maker = record.get("maker")
+    if record.get("owner") != owner or not isinstance(maker, Mapping):
+        return False
+    pid = maker.get("pid")
+    if maker.get("host") != socket.gethostname() or not isinstance(pid, int) or pid < 1:
+        return False
+    with suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+    return bool(maker.get("started") == started(pid))
 
 
 def revoke_record(client: VaultClient, record: Mapping[str, Any]) -> bool:

@@ -4,75 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
+import subprocess
 from typing import Any
 
 import pytest
 from airflow.sdk import Connection
 from airflow.sdk._shared.secrets_masker import redact
 from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
-from airflow.sdk.execution_time.context import set_current_context
 
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.hooks.vault import vault_connection
 from airflow_ext.secrets._vault_leases import BOOK, STATE_KEY
 from airflow_ext.testing.postgres import LocalPostgres
 from airflow_ext.testing.vault import LocalVault
-from tests.unit.secrets.conftest import MakeBackend
-from tests.unit.vault.leased import connect, eventually, roles
+from tests.unit.secrets.conftest import DOCUMENT, MakeBackend, Store, Task
+from tests.unit.vault.leased import eventually, roles
 
-CLASS = "airflow_ext.secrets.vault.VaultBackend"
-DOCUMENT = {"conn_type": "postgres", "host": "db", "schema": "app", "lease": {"path": "database/creds/etl"}}
-
-
-class Store:
-    """What a task keeps over its tries."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.values.get(key, default)
-
-    def set(self, key: str, value: Any, **_: Any) -> None:
-        self.values[key] = json.loads(json.dumps(value))
-
-
-Task = Callable[..., Any]
-
-
-@pytest.fixture
-def task() -> Iterator[Task]:
-    @contextmanager
-    def run(task_id: str = "load", store: Store | None = None, try_number: int = 1) -> Iterator[None]:
-        ti = SimpleNamespace(dag_id="d", run_id="r", task_id=task_id, map_index=-1, try_number=try_number)
-        context: Any = {"ti": ti, "task_state_store": store or Store()}
-        with set_current_context(context):
-            yield
-
-    yield run
-    BOOK.close_all()
-
-
-@pytest.fixture(autouse=True)
-def configured(
-    monkeypatch: pytest.MonkeyPatch, vault: LocalVault, postgres: LocalPostgres, credentials: dict[str, str]
-) -> Iterator[None]:
-    connect(vault, postgres)
-    may = {
-        "secret/data/connections/*": ["read"],
-        "database/*": ["read"],
-        "auth/token/create": ["update", "create"],
-    }
-    vault.policy("airflow", may | {"auth/token/revoke-accessor": ["update"]})
-    vault.write("secret/connections/warehouse", DOCUMENT)
-    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", CLASS)
-    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND_KWARGS", json.dumps(credentials))
-    yield
-    BOOK.close_all()
-    eventually(lambda: not roles(postgres))
+pytestmark = pytest.mark.usefixtures("leasing")
 
 
 def test_a_task_gets_credentials_of_its_own_and_another_task_others(
@@ -171,10 +119,11 @@ def test_a_static_role_is_read_anywhere_and_not_longer_than_its_password_lives(
         postgres.execute("DROP ROLE app")
 
 
-def test_what_an_earlier_try_left_is_revoked_by_the_next(
-    vault: LocalVault, postgres: LocalPostgres, task: Task
+@pytest.mark.parametrize("try_number", [1, 2], ids=["resumed", "next try"])
+def test_what_an_earlier_process_left_is_revoked_by_the_next(
+    vault: LocalVault, postgres: LocalPostgres, task: Task, try_number: int
 ) -> None:
-    """The process of the first try was killed with its warden, or Vault was down at its end."""
+    """The process before was killed with its warden, or Vault was down at its end."""
     store = Store()
     with task(store=store):
         Connection.get("warehouse")
@@ -188,7 +137,11 @@ def test_what_an_earlier_try_left_is_revoked_by_the_next(
             session._warden.dismiss(done=True)
         BOOK._sessions.clear()
         BOOK._registered = 0
-    with task(store=store, try_number=2):
+        if try_number == 1:  # a task that was deferred goes on with the same try, in another process
+            over = subprocess.Popen(["true"])
+            over.wait()
+            record["maker"]["pid"] = over.pid
+    with task(store=store, try_number=try_number):
         Connection.get("warehouse")
         eventually(lambda: len(roles(postgres)) == 1 and roles(postgres) != left)
 
