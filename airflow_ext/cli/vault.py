@@ -151,13 +151,13 @@ def _list(args: argparse.Namespace) -> int:
 
 def _leases(_: argparse.Namespace) -> int:
     from airflow_ext.cli.vault_records import stored_records
-    from airflow_ext.vault.sweeping import is_alive
+    from airflow_ext.vault.sweeping import client_of, is_alive
 
-    client = _backend().client
+    clients = _backend().lease_clients()
     words = {True: "lives", False: "ended", None: "unknown"}
     rows = [
         (
-            words[is_alive(client, each.record)],
+            words[is_alive(client_of(clients, each.record), each.record)],
             "running" if each.running else "over",
             each.name,
             _ids(each.record),
@@ -182,10 +182,11 @@ def _ids(record: Mapping[str, object]) -> str:
 
 def _sweep(args: argparse.Namespace) -> int:
     from airflow_ext.cli.vault_records import stored_records
-    from airflow_ext.vault.sweeping import is_alive, revoke_record
+    from airflow_ext.vault.sweeping import client_of, is_alive, revoke_record
 
-    client, done, left = _backend().client, 0, 0
+    clients, done, left = _backend().lease_clients(), 0, 0
     for stored in stored_records():
+        client = client_of(clients, stored.record)
         if stored.running or is_alive(client, stored.record) is False:
             continue
         if args.dry_run:
@@ -196,7 +197,7 @@ def _sweep(args: argparse.Namespace) -> int:
             done += 1
         else:
             print(
-                f"NOT revoked {stored.name}: it is of another Vault, or a policy with path "
+                f"NOT revoked {stored.name}: it is of another Vault or namespace, or a policy with path "
                 '"auth/token/revoke-accessor" { capabilities = ["update"] } is missing'
             )
             left += 1

@@ -100,6 +100,7 @@ class LeaseBook:
         self._blocks: dict[str, list[LeaseSession]] = {}
         self._lock = threading.Lock()
         self._registered = 0
+        self._swept: set[tuple[int, Owner]] = set()
 
     def restore_lock(self) -> None:
         """Replace the lock, which another thread may have held when the process forked."""
@@ -182,9 +183,7 @@ class LeaseBook:
             if known is not None and not known.closed:
                 return known
             others = [
-                each
-                for each in self._sessions.items()
-                if each[0][0] == id(client) and each[1].pid == os.getpid()
+                each for each in self._sessions.items() if each[0][1] != owner and each[1].pid == os.getpid()
             ]
             for other, session in others:  # one process after the other, as dag.test() runs tasks
                 del self._sessions[other]
@@ -198,6 +197,8 @@ class LeaseBook:
         if self._registered != os.getpid():
             atexit.register(self.close_all)
             self._registered = os.getpid()
+        if (id(client), owner) not in self._swept:
+            self._swept.add((id(client), owner))
             _revoke_leftovers(client, owner)
         session = LeaseSession(
             client,

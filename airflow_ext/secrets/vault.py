@@ -21,6 +21,7 @@ from airflow_ext.secrets._vault_masking import amask, mask
 from airflow_ext.secrets._vault_places import Kind, Layout, Place
 from airflow_ext.vault.audit import Access, AuditLog
 from airflow_ext.vault.bundles import Bundles
+from airflow_ext.vault.cache import Document
 from airflow_ext.vault.check import VaultCheck, check
 from airflow_ext.vault.client import VaultClient, shared_client
 from airflow_ext.vault.documents import connection_value, lease_of, plain_value, secret_texts, with_lease
@@ -186,16 +187,16 @@ class VaultBackend(BaseSecretsBackend):
 
         :raises AirflowSecretsBackendAccessDenied: If that cannot be said (with ``on_error="raise"``).
         """
-        reading = self._find("connection", conn_id, team_name)
-        if reading is None or reading.document is None:
+        found = self._find("connection", conn_id, team_name)
+        if found is None:
             return None
-        document = reading.document
+        document, client = found
         mask(document, lambda: secret_texts(document))
         try:
             spec = lease_of(document)
             if spec is None:
                 return connection_value(document)
-            leased = self._lease(conn_id, spec)
+            leased = self._lease(client, conn_id, spec)
             if leased is not None:
                 mask(leased, lambda: secret_texts(leased))
             return with_lease(document, spec, leased)
@@ -229,19 +230,19 @@ class VaultBackend(BaseSecretsBackend):
 
         Calls to Vault run in a thread; masking speaks to the supervisor and stays on the loop.
         """
-        reading = await asyncio.to_thread(self._find, "connection", conn_id, team_name)
-        if reading is None or reading.document is None:
+        found = await asyncio.to_thread(self._find, "connection", conn_id, team_name)
+        if found is None:
             return None
-        document = reading.document
+        document, client = found
         await amask(document, lambda: secret_texts(document))
         try:
             spec = lease_of(document)
             if spec is None:
                 return self._connection(conn_id, connection_value(document))
-            leased = await BOOK.in_thread(lambda: self._lease(conn_id, spec))
+            leased = await BOOK.in_thread(lambda: self._lease(client, conn_id, spec))
             if leased is not None:
-                found = leased
-                await amask(found, lambda: secret_texts(found))
+                fresh = leased
+                await amask(fresh, lambda: secret_texts(fresh))
             return self._connection(conn_id, with_lease(document, spec, leased))
         except AirflowExtError as error:
             self._fail(error)
@@ -254,16 +255,22 @@ class VaultBackend(BaseSecretsBackend):
         :returns: What to hand to :meth:`close_block`; ``None`` when the connection is not leased.
         :raises InvalidError: Outside of tasks.
         """
-        reading = self._find("connection", conn_id, None)
-        document = reading.document if reading is not None else None
-        spec = lease_of(document) if document is not None else None
-        if spec is None or spec.is_static:
+        found = self._find("connection", conn_id, None)
+        spec = lease_of(found[0]) if found is not None else None
+        if found is None or spec is None or spec.is_static:
             return None
-        return BOOK.block(self.client, conn_id, self.lease_settings, ttl)
+        return BOOK.block(self._lessor(found[1]), conn_id, self.lease_settings, ttl)
 
     def close_block(self, conn_id: str, session: LeaseSession) -> None:
         """Revoke what :meth:`lease_block` opened."""
         BOOK.close_block(conn_id, session)
+
+    def lease_clients(self) -> list[VaultClient]:
+        """Return the clients that lease: that of the backend, then one for each other namespace of the routes."""
+        namespaces = dict.fromkeys(
+            each.namespace for each in self.layout.routes if each.namespace is not None
+        )
+        return [self.client, *(self._client_of(namespace=each) for each in namespaces)]
 
     def check(self) -> VaultCheck:
         """Look at Vault as a lookup would, without reading any secret; never raises for what Vault says."""
@@ -274,10 +281,10 @@ class VaultBackend(BaseSecretsBackend):
     # -------------------------------------------------------------------------------------- the parts
 
     def _plain(self, kind: Kind, key: str, team_name: str | None) -> str | None:
-        reading = self._find(kind, key, team_name)
-        if reading is None or reading.document is None:
+        found = self._find(kind, key, team_name)
+        if found is None:
             return None
-        document = reading.document
+        document, _ = found
         mask(document, lambda: secret_texts(document))
         try:
             return plain_value(document)
@@ -285,13 +292,13 @@ class VaultBackend(BaseSecretsBackend):
             self._fail(error)
             return None
 
-    def _find(self, kind: Kind, key: str, team_name: str | None) -> Reading | None:
-        """Return the first reading that found something; ``None`` for a miss or an error that may pass."""
+    def _find(self, kind: Kind, key: str, team_name: str | None) -> tuple[Document, VaultClient] | None:
+        """Return the first document found and who read it; ``None`` for a miss or an error that may pass."""
         if not self._patterns.allow(key):
             return None
         if not self._prefetched:
             self._prefetch()
-        started, reading, path = time.perf_counter(), None, ""
+        started, reading, path, place = time.perf_counter(), None, "", None
         try:
             for place in self.places(kind, key, team_name):
                 path = f"{place.mount}/{place.path}"
@@ -306,7 +313,9 @@ class VaultBackend(BaseSecretsBackend):
             return None
         if reading is not None:
             self._tell(kind, key, path, reading, started)
-        return reading if reading is not None and reading.document is not None else None
+        if place is None or reading is None or reading.document is None:
+            return None
+        return reading.document, place.client
 
     def places(self, kind: Kind, key: str, team_name: str | None = None) -> Iterator[Place]:
         """Yield where an id is looked for, in order."""
@@ -328,18 +337,22 @@ class VaultBackend(BaseSecretsBackend):
         found = [place for key in self.prefetch for place in self.places("connection", key)]
         self.client.read_many([(place.mount, place.path) for place in found if place.client is self.client])
 
-    def _lease(self, conn_id: str, spec: LeaseSpec) -> Leased | None:
+    def _lease(self, client: VaultClient, conn_id: str, spec: LeaseSpec) -> Leased | None:
         """Return the credentials, ``None`` where nothing is leased: outside of tasks and triggers."""
-        started = time.perf_counter()
+        started, client = time.perf_counter(), self._lessor(client)
         if spec.is_static:
-            reading = self.client.read_static(spec.path)
+            reading = client.read_static(spec.path)
             self._tell("lease", conn_id, spec.path, reading, started)
             return Leased(spec.path, "", reading.document.data) if reading.document is not None else None
         if not BOOK.may_lease(conn_id):
             return None
-        leased = BOOK.credentials(self.client, conn_id, spec, self.lease_settings)
+        leased = BOOK.credentials(client, conn_id, spec, self.lease_settings)
         self._tell("lease", conn_id, spec.path, None, started, lease_id=leased.lease_id)
         return leased
+
+    def _lessor(self, client: VaultClient) -> VaultClient:
+        # A route may also differ in the version of its key-value engine, which leases have nothing to do with.
+        return self.client if client.settings.namespace == self._settings.namespace else client
 
     def _tell(
         self, kind: str, key: str, path: str, reading: Reading | None, started: float, *, lease_id: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -36,16 +36,28 @@ def is_in_use(record: Mapping[str, Any], owner: Mapping[str, str]) -> bool:
     return bool(maker.get("started") == started(pid))
 
 
+def is_of(client: VaultClient, record: Mapping[str, Any]) -> bool:
+    """Tell whether a record is of the Vault and the namespace of a client."""
+    settings = client.settings
+    here = (settings.shown_address, (settings.namespace or "").strip("/"))
+    return here == (record.get("address"), str(record.get("namespace") or "").strip("/"))
+
+
+def client_of(clients: Sequence[VaultClient], record: Mapping[str, Any]) -> VaultClient:
+    """Return the client a record is of, the first one where it is of none."""
+    return next((each for each in clients if is_of(each, record)), clients[0])
+
+
 def revoke_record(client: VaultClient, record: Mapping[str, Any]) -> bool:
     """Revoke the tokens, else the leases, of a record and return whether nothing of it is left.
+
+    Of a record that is of another Vault or namespace nothing is revoked.
 
     :param record: What :meth:`airflow_ext.vault.leases.LeaseSession.ids` told.
     :raises VaultUnavailableError: If Vault does not answer.
     :raises VaultDeniedError: If the login is refused.
     """
-    if record.get("address") != client.settings.shown_address:
-        return False
-    if (record.get("namespace") or "") != (client.settings.namespace or ""):
+    if not is_of(client, record):
         return False
     accessors = [each for each in record.get("accessors") or [] if isinstance(each, str)]
     gone = [_token_is_gone(client, each) for each in accessors]
@@ -57,6 +69,8 @@ def revoke_record(client: VaultClient, record: Mapping[str, Any]) -> bool:
 
 def is_alive(client: VaultClient, record: Mapping[str, Any]) -> bool | None:
     """Tell whether a token or lease of a record still lives; ``None`` when Vault does not say."""
+    if not is_of(client, record):
+        return None
     answers: list[bool | None] = []
     for lease in record.get("leases") or []:
         reply = client.call("PUT", "sys/leases/lookup", body={"lease_id": lease})
