@@ -45,8 +45,8 @@ SCHEMES = {"vault": "http", "vaults": "https", "http": "http", "https": "https"}
 def vault_connection(conn_id: str, *, ttl: int | str | None = None) -> Iterator[Connection]:
     """Give a connection with credentials of its own for a block of code, and revoke them after it.
 
-    Within the block, operators and hooks that look the same connection up get the same credentials. A connection
-    that is not leased is given as it is.
+    Within the block, also in threads that it starts, operators and hooks that look the same connection up get the same
+    credentials. Blocks in other threads or coroutines have others. A connection that is not leased is given as it is.
 
     :param ttl: Seconds, or text such as ``"10m"``, after which the credentials end even if the block goes on;
         ``None`` means that they end with the block.
@@ -63,7 +63,7 @@ def vault_connection(conn_id: str, *, ttl: int | str | None = None) -> Iterator[
         yield BaseHook.get_connection(conn_id)
     finally:
         if session is not None:
-            backend.close_block(conn_id, session)
+            backend.close_block(session)
 
 
 class VaultHook(BaseHook):

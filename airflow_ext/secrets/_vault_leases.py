@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 from airflow_ext.exceptions import AirflowExtError, InvalidError
+from airflow_ext.secrets._vault_blocks import Blocks
 from airflow_ext.vault.client import VaultClient
 from airflow_ext.vault.lease_model import Leased, LeaseSpec, Owner, Scope
 from airflow_ext.vault.leases import TOKEN_TTL, LeaseSession
@@ -97,7 +98,7 @@ class LeaseBook:
 
     def __init__(self) -> None:
         self._sessions: dict[tuple[int, Owner, int], LeaseSession] = {}
-        self._blocks: dict[str, list[LeaseSession]] = {}
+        self._blocks = Blocks()
         self._lock = threading.Lock()
         self._registered = 0
         self._swept: set[tuple[int, Owner]] = set()
@@ -113,9 +114,9 @@ class LeaseBook:
 
         :raises InvalidError: If nobody asks who may have a lease.
         """
-        blocks = [each for each in self._blocks.get(conn_id, []) if not each.closed]
-        if blocks:
-            return blocks[-1].credentials(spec)
+        block = self._blocks.session(conn_id)
+        if block is not None:
+            return block.credentials(spec)
         owner = current_owner()
         if owner is not None:
             return self._session(client, owner, settings).credentials(spec)
@@ -129,7 +130,7 @@ class LeaseBook:
 
     def may_lease(self, conn_id: str) -> bool:
         """Tell whether somebody asks who may have a lease or must be told that not; servers and parsing see none."""
-        return bool(self._blocks.get(conn_id)) or process_role() in ("task", "trigger")
+        return self._blocks.session(conn_id) is not None or process_role() in ("task", "trigger")
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
         """Run work in a thread that knows which trigger asks."""
@@ -145,7 +146,7 @@ class LeaseBook:
     def block(
         self, client: VaultClient, conn_id: str, settings: LeaseSettings, ttl: int | None
     ) -> LeaseSession:
-        """Open a session for a block of code, which lookups of ``conn_id`` use until it is closed.
+        """Open a session for a block of code, which its lookups of ``conn_id`` use until it is closed.
 
         :raises InvalidError: Outside of tasks.
         """
@@ -153,13 +154,13 @@ class LeaseBook:
         if owner is None:
             raise InvalidError(f"connection {conn_id!r} has leased credentials, which only tasks get")
         session = self._new(client, owner, settings, ttl)
-        self._blocks.setdefault(conn_id, []).append(session)
+        self._blocks.open(conn_id, session)
         return session
 
-    def close_block(self, conn_id: str, session: LeaseSession) -> None:
+    def close_block(self, session: LeaseSession) -> None:
         """End what :meth:`block` opened."""
+        self._blocks.close(session)
         session.close()
-        self._blocks.get(conn_id, []).remove(session)
 
     def close_all(self) -> None:
         """Revoke every lease of this process."""
@@ -171,10 +172,9 @@ class LeaseBook:
             session.close()
 
     def _mine(self) -> list[LeaseSession]:
-        found = [*self._sessions.values(), *(each for some in self._blocks.values() for each in some)]
-        return [
-            each for each in found if each.pid == os.getpid()
-        ]  # not those a forked child has of its parent
+        found = [*self._sessions.values(), *self._blocks.sessions()]
+        # A forked child also has those of its parent.
+        return [each for each in found if each.pid == os.getpid()]
 
     def _session(self, client: VaultClient, owner: Owner, settings: LeaseSettings) -> LeaseSession:
         with self._lock:

@@ -249,7 +249,7 @@ class VaultBackend(BaseSecretsBackend):
             return None
 
     def lease_block(self, conn_id: str, ttl: int | None) -> LeaseSession | None:
-        """Open leases for a block of code, which every lookup of this connection uses meanwhile.
+        """Open leases for a block of code, which every lookup of this connection in it uses.
 
         :param ttl: Seconds after which they end in any case.
         :returns: What to hand to :meth:`close_block`; ``None`` when the connection is not leased.
@@ -261,9 +261,9 @@ class VaultBackend(BaseSecretsBackend):
             return None
         return BOOK.block(self._lessor(found[1]), conn_id, self.lease_settings, ttl)
 
-    def close_block(self, conn_id: str, session: LeaseSession) -> None:
+    def close_block(self, session: LeaseSession) -> None:
         """Revoke what :meth:`lease_block` opened."""
-        BOOK.close_block(conn_id, session)
+        BOOK.close_block(session)
 
     def lease_clients(self) -> list[VaultClient]:
         """Return the clients that lease: that of the backend, then one for each other namespace of the routes."""

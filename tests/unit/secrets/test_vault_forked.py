@@ -82,7 +82,7 @@ def test_children_of_a_task_without_a_lease_leave_each_other_alone(
 
 def test_a_child_uses_the_block_it_was_forked_in_whoever_held_its_lock(task: Task) -> None:
     with task(), vault_connection("warehouse") as connection:
-        ((session,),) = BOOK._blocks.values()
+        (session,) = BOOK._blocks.sessions()
         held, release = threading.Event(), threading.Event()
 
         def renew() -> None:
