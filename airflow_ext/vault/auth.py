@@ -8,6 +8,7 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -199,15 +200,34 @@ class Authenticator:
         One that cannot be renewed any more is replaced by a login shortly before it ends.
         """
         token = self._token
-        if token is None or token.expires is None or token.expires - self._clock() > token.ttl / 2:
+        if token is None or token.expires is None:
+            return
+        self.renew_other(token)
+        if token.renewable or not self.can_log_in:
+            return
+        if token.expires - self._clock() < min(60.0, token.ttl / 4):
+            with suppress(VaultUnavailableError, VaultDeniedError):
+                self._replace(instead_of=token.value)
+
+    def renew_other(self, token: Token) -> None:
+        """Move the end of a token that is not kept here, if half of its time is over; says nothing likewise."""
+        if not token.renewable or token.expires is None or token.expires - self._clock() > token.ttl / 2:
             return
         try:
-            if token.renewable:
-                self._renew(token)
-            elif self.can_log_in and token.expires - self._clock() < min(60.0, token.ttl / 4):
-                self._replace(instead_of=token.value)
-        except (VaultUnavailableError, VaultDeniedError) as error:
-            log.debug("the token was not renewed: %s", error)
+            self._renew(token)
+        except VaultUnavailableError as error:
+            log.debug("a token was not renewed: %s", error)
+
+    @property
+    def is_ageing(self) -> bool:
+        """Whether the token may be near its longest time, and another can be had.
+
+        Vault does not tell how long a token can be renewed; one that was never renewed has most of it before it.
+        """
+        token = self._token
+        if token is None or not token.ttl or not self.can_log_in:
+            return False
+        return not token.renewable or self._clock() - token.made >= token.ttl
 
     def _renew(self, token: Token) -> None:
         with self._lock:

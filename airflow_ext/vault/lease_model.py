@@ -119,6 +119,26 @@ class Leased:
         )
 
 
+@dataclass
+class Held:
+    """Credentials in use; times are seconds on the clock of their session.
+
+    :param granted: Seconds they were given at first.
+    """
+
+    leased: Leased
+    spec: LeaseSpec
+    granted: int
+    expires: float
+    renew_at: float
+    renewable: bool
+
+    def may_be_given(self, now: float) -> bool:
+        """Tell if it lives long enough to be handed out: one at its end is kept, but the next asker gets a new one."""
+        left = self.expires - now
+        return left > (min(5.0, self.granted / 10) if self.renewable else self.granted / 3)
+
+
 @dataclass(frozen=True)
 class Owner:
     """The task whose credentials they are.

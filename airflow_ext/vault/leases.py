@@ -8,13 +8,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any
 
 from airflow_ext.exceptions import InvalidError, VaultDeniedError, VaultUnavailableError
 from airflow_ext.vault.auth import Token, token_of
 from airflow_ext.vault.client import VaultClient
-from airflow_ext.vault.lease_model import Leased, LeaseSpec, Owner, Scope
+from airflow_ext.vault.lease_model import Held, Leased, LeaseSpec, Owner, Scope
 from airflow_ext.vault.sweeping import this_process
 from airflow_ext.vault.transport import Reply
 from airflow_ext.vault.warden import Revocation, Warden
@@ -28,21 +28,6 @@ RETRY = 5.0
 """Seconds until a renewal that Vault did not answer is tried again, at most."""
 
 Remember = Callable[[Mapping[str, Any]], None]
-
-
-@dataclass
-class _Held:
-    leased: Leased
-    spec: LeaseSpec
-    granted: int
-    expires: float
-    renew_at: float
-    renewable: bool
-
-    def may_be_given(self, now: float) -> bool:
-        """Tell if it lives long enough to be handed out: one at its end is kept, but the next asker gets a new one."""
-        left = self.expires - now
-        return left > (min(5.0, self.granted / 10) if self.renewable else self.granted / 3)
 
 
 class LeaseSession:
@@ -81,10 +66,11 @@ class LeaseSession:
         self._token_ttl, self._max_ttl, self._policies = token_ttl, max_ttl, policies
         self._remember, self._threaded, self._clock = remember, threaded, clock
         self._own: Token | None = None
-        self._parent: Token | None = None
+        self._login: Token | None = None  # the parent of the own one, where the client's is too old for that
+        self._parent: Token | None = None  # the client's, if what is held ends with it
         self._older: list[Token] = []  # tokens whose leases may still be in use
         self._renew_own_at = 0.0
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._ids: list[str] = []
         self._warden = Warden(client) if warden else None
         self._lock = threading.RLock()
@@ -116,11 +102,11 @@ class LeaseSession:
 
     def _token_lives(self) -> bool:
         own = self._own
-        if own is not None and self._parent is not None and self._parent is not self.client.auth.current:
-            return False  # its parent is at its end and was replaced
+        if self._parent is not None and self._parent is not self.client.auth.current:
+            return False  # what they depend on is at its end and was replaced
         return own is None or own.expires is None or self._clock() < own.expires
 
-    def _make(self, spec: LeaseSpec) -> _Held:
+    def _make(self, spec: LeaseSpec) -> Held:
         if self._warden is not None and not self._warden.is_alive:
             self._warden.start()
         token = self._token()
@@ -134,7 +120,7 @@ class LeaseSession:
         now, granted = self._clock(), int(reply.body.get("lease_duration") or 0)
         leased = Leased(spec.path, str(reply.body.get("lease_id") or ""), reply.data)
         renewable = bool(reply.body.get("renewable"))
-        held = _Held(leased, spec, granted, now + granted, now + granted / 3, renewable)
+        held = Held(leased, spec, granted, now + granted, now + granted / 3, renewable)
         self._held[spec.path] = held
         self._ids.append(leased.lease_id)
         self._instruct()
@@ -161,16 +147,19 @@ class LeaseSession:
     # -------------------------------------------------------------------------------------------- its token
 
     def _token(self) -> str:
-        if self.scope == "shared":
-            return self.client.token()
-        if self._own is None or not self._token_lives():
+        if not self._token_lives():
             self._lose_own()
-            own = self._new_token()
+        if self._own is None:
+            own = self._new_token() if self.scope != "shared" else None
             if own is None:
-                return self.client.token()
+                return self._token_of_client()
             self._own, self._renew_own_at = own, self._clock() + own.ttl / 3
             self._instruct()
         return self._own.value
+
+    def _token_of_client(self) -> str:
+        token, self._parent = self.client.token(), self.client.auth.current
+        return token
 
     def _new_token(self) -> Token | None:
         if self.scope == "child":
@@ -181,7 +170,7 @@ class LeaseSession:
             log.info("Vault lets no child token be made (auth/token/create); leases use scope %s", self.scope)
         if self.scope == "shared":
             return None
-        token = self.client.auth.fresh()
+        token, self._login = self._login or self.client.auth.fresh(), None
         # A renewal counts from now, so it can also bring the end nearer.
         body = {"increment": self._wanted_ttl()}
         reply = self.client.transport.request("POST", "auth/token/renew-self", token=token.value, body=body)
@@ -203,16 +192,26 @@ class LeaseSession:
             body["explicit_max_ttl"] = f"{self._max_ttl}s"
         if self._policies is not None:
             body["policies"] = list(self._policies)
-        self.client.auth.renew()  # a child ends with its parent
-        reply = self.client.call("POST", "auth/token/create", body=body, once=True)
+        reply = self._create(body)
         auth = reply.body.get("auth")
         if reply.status == 400 and self._policies is not None:
             text = f"lease_policies={list(self._policies)} is no subset of the policies of the client's own token"
             raise VaultDeniedError(text, status=400, path="auth/token/create")
         if reply.status != 200 or not isinstance(auth, Mapping):
             return None
-        self._parent = self.client.auth.current
+        self._parent = self.client.auth.current if self._login is None else None
         return token_of(auth, self._clock())
+
+    def _create(self, body: dict[str, Any]) -> Reply:
+        # A child ends with its parent, and a token at its longest time ends however often it is renewed.
+        auth, path = self.client.auth, "auth/token/create"
+        auth.renew()
+        if auth.is_ageing:
+            with suppress(VaultDeniedError):  # such as a secret id that is used up
+                self._login = auth.fresh()
+        if self._login is None:
+            return self.client.call("POST", path, body=body, once=True)
+        return self.client.transport.request("POST", path, token=self._login.value, body=body, once=True)
 
     def _is_alive(self, token: Token) -> bool:
         try:
@@ -226,7 +225,9 @@ class LeaseSession:
         if self._own is not None:
             log.warning("The token of this task's leases has ended; the next lookup gets new credentials")
             self._older.append(self._own)
-            self._own = self._parent = None
+        if self._login is not None:
+            self._older.append(self._login)
+        self._own = self._login = self._parent = None
         self._held.clear()
 
     # -------------------------------------------------------------------------------------------- renewing
@@ -239,8 +240,7 @@ class LeaseSession:
                 return RETRY
             if self._own is not None and now >= self._renew_own_at:
                 self._renew_own()
-            if self.scope != "login":
-                self.client.auth.renew()
+            self._renew_above()
             for held in list(self._held.values()):
                 if held.renewable and now >= held.renew_at:
                     self._renew(held)
@@ -248,7 +248,16 @@ class LeaseSession:
                     self._held.pop(held.spec.path, None)
             times = [held.renew_at for held in self._held.values() if held.renewable]
             times += [self._renew_own_at] if self._own is not None and self._own.renewable else []
+            above = self._login or self._parent
+            if above is not None and above.renewable and above.expires is not None:
+                times.append(max(above.expires - above.ttl / 2, now + 1.0))
             return max(0.05, min([*times, now + 60.0]) - self._clock())
+
+    def _renew_above(self) -> None:
+        if self._login is not None:
+            self.client.auth.renew_other(self._login)
+        elif self.scope != "login":
+            self.client.auth.renew()
 
     def _renew_own(self) -> None:
         own = self._own
@@ -276,7 +285,7 @@ class LeaseSession:
             "The token of this task's leases can be renewed no more; new credentials come after its end"
         )
 
-    def _renew(self, held: _Held) -> None:
+    def _renew(self, held: Held) -> None:
         lease_id, now = held.leased.lease_id, self._clock()
         body: dict[str, Any] = {"lease_id": lease_id, "increment": held.spec.ttl or held.granted}
         token = self._own.value if self._own is not None else self.client.token()
@@ -319,9 +328,7 @@ class LeaseSession:
 
     def ids(self) -> dict[str, Any]:
         """Return what is needed to revoke all this from elsewhere; no value that opens anything."""
-        accessors = [
-            each.accessor for each in [*self._older, self._own] if each is not None and each.accessor
-        ]
+        accessors = [each.accessor for each in self._tokens() if each.accessor]
         return {
             "address": self.client.settings.shown_address,
             "namespace": self.client.settings.namespace or "",
@@ -332,9 +339,11 @@ class LeaseSession:
             "at": int(time.time()),
         }
 
+    def _tokens(self) -> list[Token]:
+        return [each for each in [*self._older, self._own, self._login] if each is not None]
+
     def _revocations(self) -> list[Revocation]:
-        tokens = [each for each in [*self._older, self._own] if each is not None]
-        found: list[Revocation] = [("auth/token/revoke-self", each.value, None) for each in tokens]
+        found: list[Revocation] = [("auth/token/revoke-self", each.value, None) for each in self._tokens()]
         if self.scope == "shared" and self._ids:
             token = self.client.token()
             found += [("sys/leases/revoke", token, {"lease_id": each, "sync": True}) for each in self._ids]
@@ -357,7 +366,7 @@ class LeaseSession:
                 return True
             self.closed = True
             done, ends = True, time.monotonic() + 3.0
-            for path, token, body in self._revocations() if self._ids or self._own else []:
+            for path, token, body in self._revocations():
                 done = time.monotonic() < ends and self._revoke(path, token, body) and done
             if self._warden is not None:
                 self._warden.dismiss(done=done)

@@ -109,6 +109,61 @@ def test_eight_hours_are_renewed_without_a_gap(
     assert session.close()
 
 
+def test_leases_of_a_worker_whose_token_is_near_its_longest_time_outlive_it(
+    vault: LocalVault, postgres: LocalPostgres, make_session: MakeSession, clock: Clock
+) -> None:
+    session = make_session(client={"token_ttl": 900, "token_max_ttl": 1800})
+    session.client.token()  # as the worker does before it forks its tasks
+    for _ in range(17):
+        clock.advance(100)
+        vault.advance(100)
+        session.client.auth.renew()
+    first = session.credentials(ETL).data["username"]
+    for _ in range(60):
+        clock.advance(20)
+        vault.advance(20)
+        session.renew_due()
+    vault._routes.tick()  # the token of before has ended by now
+    assert first in roles(postgres)
+    assert session.credentials(ETL).data["username"] == first
+    assert session.close()
+    eventually(lambda: vault.tokens() == 0)  # also the one it logged in for
+
+
+def test_a_token_of_the_worker_that_lives_shortly_is_renewed_in_time(make_session: MakeSession) -> None:
+    session = make_session(client={"token_ttl": 40})
+    session.credentials(ETL)
+    assert session.renew_due() <= 20
+
+
+def test_shared_leases_that_ended_with_the_token_of_the_worker_are_not_given(
+    vault: LocalVault, postgres: LocalPostgres, make_session: MakeSession, clock: Clock
+) -> None:
+    vault.policy("etl", MAY | {"sys/leases/revoke": ["update"]})
+    session = make_session(client={"token_ttl": 900, "token_max_ttl": 1000}, scope="shared")
+    first = session.credentials(ETL).data["username"]
+    for _ in range(55):
+        clock.advance(20)
+        vault.advance(20)
+        session.renew_due()
+    vault._routes.tick()
+    assert session.credentials(ETL).data["username"] != first
+    assert session.credentials(ETL).data["username"] in roles(postgres)
+
+
+def test_a_token_that_cannot_be_replaced_is_used_as_long_as_it_lives(
+    vault: LocalVault, make_session: MakeSession, clock: Clock
+) -> None:
+    session = make_session(client={"token_ttl": 900, "secret_id_num_uses": 1})
+    session.client.token()
+    for _ in range(5):
+        clock.advance(300)
+        vault.advance(300)
+        session.client.auth.renew()
+    assert session.credentials(ETL).data["username"]
+    assert len(vault.calls(path="auth/approle/login", status=400)) == 1
+
+
 def test_a_policy_without_child_tokens_costs_a_login_instead(
     vault: LocalVault, make_session: MakeSession, caplog: pytest.LogCaptureFixture
 ) -> None:
