@@ -53,13 +53,10 @@ class Blocks:
 
     def session(self, conn_id: str) -> LeaseSession | None:
         """Return the session a lookup of this connection uses, ``None`` outside of blocks."""
-        mine = _living(_open.get(), conn_id)
+        blocks = [each for each in list(self._all) if each.conn_id == conn_id]
+        mine = [each for each in _open.get() if each in blocks]  # what it inherited may be closed
         if mine:
             return mine[-1].session
         thread = threading.get_ident()
-        others = [each for each in _living(tuple(self._all), conn_id) if thread not in each.running]
+        others = [each for each in blocks if thread not in each.running]
         return others[-1].session if len({each.opener for each in others}) == 1 else None
-
-
-def _living(blocks: tuple[_Block, ...], conn_id: str) -> list[_Block]:
-    return [each for each in blocks if each.conn_id == conn_id and not each.session.closed]

@@ -256,8 +256,12 @@ def _known(store: Any) -> list[dict[str, Any]]:
 
 
 def _unique(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    by_token = {str(each.get("accessors")): each for each in records}
-    return list(by_token.values())[-20:]
+    by_session: dict[str, dict[str, Any]] = {}
+    for each in records:
+        key = str(each.get("session") or [each.get("accessors"), each.get("leases")])
+        by_session.pop(key, None)  # those in use come last, and are kept
+        by_session[key] = each
+    return list(by_session.values())[-20:]
 
 
 def _revoke_leftovers(client: VaultClient, owner: Owner) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import secrets
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from airflow_ext.exceptions import InvalidError, VaultDeniedError, VaultUnavailableError
 from airflow_ext.vault.auth import Token, token_of
@@ -38,7 +40,7 @@ class LeaseSession:
     :param scope: ``child`` makes a token below the client's for them, or a login where that is denied; ``login``
         logs in once more; ``shared`` uses the client's own token and revokes lease by lease.
     :param token_ttl: Seconds the own token lives without renewal.
-    :param max_ttl: Seconds after which the own token ends, whatever happens; ``None`` leaves that to Vault.
+    :param max_ttl: Seconds from now on after which all of it ends, whatever happens; ``None`` leaves that to Vault.
     :param policies: Policies of a child token; ``None`` takes those of its parent.
     :param warden: Whether a helper process revokes them should this one be killed.
     :param remember: Told the ids, never a value, whenever there is a new one.
@@ -63,8 +65,9 @@ class LeaseSession:
         self.client, self.owner, self.scope = client, owner, scope
         self.pid, self._maker = os.getpid(), this_process()
         self.closed = False
-        self._token_ttl, self._max_ttl, self._policies = token_ttl, max_ttl, policies
+        self._token_ttl, self._policies = token_ttl, policies
         self._remember, self._threaded, self._clock = remember, threaded, clock
+        self._id, self._ends = secrets.token_hex(8), clock() + max_ttl if max_ttl else math.inf
         self._own: Token | None = None
         self._login: Token | None = None  # the parent of the own one, where the client's is too old for that
         self._parent: Token | None = None  # the client's, if what is held ends with it
@@ -91,8 +94,9 @@ class LeaseSession:
         :raises VaultUnavailableError: If Vault does not answer; nothing stale is given.
         """
         with self._lock:
-            if self.closed:
-                raise InvalidError(f"the lease of {spec.path} has ended: its task or block is over")
+            self._close_if_over()
+            if self.closed or self._clock() >= self._ends:  # the latter in a forked child
+                raise InvalidError(f"the lease of {spec.path} has ended: its task, block or ttl is over")
             held = self._held.get(spec.path)
             if held is not None and held.may_be_given(self._clock()) and self._token_lives():
                 return held.leased
@@ -179,7 +183,7 @@ class LeaseSession:
         return token
 
     def _wanted_ttl(self) -> int:
-        return min(self._token_ttl, self._max_ttl) if self._max_ttl else self._token_ttl
+        return max(1, math.floor(min(self._token_ttl, self._ends - self._clock())))
 
     def _child(self) -> Token | None:
         body: dict[str, Any] = {
@@ -188,8 +192,8 @@ class LeaseSession:
             "display_name": "airflow",
             "renewable": True,
         }
-        if self._max_ttl:
-            body["explicit_max_ttl"] = f"{self._max_ttl}s"
+        if self._ends < math.inf:
+            body["explicit_max_ttl"] = f"{max(1, math.floor(self._ends - self._clock()))}s"
         if self._policies is not None:
             body["policies"] = list(self._policies)
         reply = self._create(body)
@@ -236,6 +240,7 @@ class LeaseSession:
         """Renew what is due and return the seconds until there is something to do again."""
         with self._lock:
             now = self._clock()
+            self._close_if_over()
             if self.closed:
                 return RETRY
             if self._own is not None and now >= self._renew_own_at:
@@ -251,7 +256,12 @@ class LeaseSession:
             above = self._login or self._parent
             if above is not None and above.renewable and above.expires is not None:
                 times.append(max(above.expires - above.ttl / 2, now + 1.0))
-            return max(0.05, min([*times, now + 60.0]) - self._clock())
+            return max(0.05, min([*times, now + 60.0, self._ends]) - self._clock())
+
+    def _close_if_over(self) -> None:
+        if self._clock() >= self._ends and not self.closed:
+            log.info("The ttl of this lease of %s is over", ", ".join(self._held))
+            self.close()
 
     def _renew_above(self) -> None:
         if self._login is not None:
@@ -334,6 +344,7 @@ class LeaseSession:
             "namespace": self.client.settings.namespace or "",
             "accessors": accessors,
             "leases": list(self._ids),
+            "session": self._id,
             "owner": self.owner.meta,
             "maker": self._maker,
             "at": int(time.time()),
@@ -354,7 +365,7 @@ class LeaseSession:
             self._warden.tell(self._revocations())
 
     def close(self) -> bool:
-        """Revoke everything and return whether Vault has said yes; what it did not hear, the warden goes on with.
+        """Revoke everything and return whether nothing is left; what Vault did not do, the warden goes on with.
 
         Takes three seconds at most. In a forked child nothing happens: the leases are its parent's.
         """
@@ -365,31 +376,47 @@ class LeaseSession:
             if self.closed:
                 return True
             self.closed = True
-            done, ends = True, time.monotonic() + 3.0
-            for path, token, body in self._revocations():
-                done = time.monotonic() < ends and self._revoke(path, token, body) and done
+            ends = time.monotonic() + 3.0
+            try:
+                calls = self._revocations()
+                answers = [self._revoke(*each) if time.monotonic() < ends else "again" for each in calls]
+            except (VaultDeniedError, VaultUnavailableError) as error:  # no token for leases that shared one
+                log.warning("%s", error)
+                answers = ["again"]
             if self._warden is not None:
-                self._warden.dismiss(done=done)
+                self._warden.dismiss(done="again" not in answers)
             self._held.clear()
+        done = set(answers) <= {"done"}
         if done and self._ids:
             log.info("Revoked %s", ", ".join(self._ids))
-        elif self._ids:
+        elif "again" in answers and self._ids:
             log.warning("Vault did not revoke %s; a helper process goes on trying", ", ".join(self._ids))
         return done
 
-    def _revoke(self, path: str, token: str, body: dict[str, Any] | None) -> bool:
+    def _revoke(
+        self, path: str, token: str, body: dict[str, Any] | None
+    ) -> Literal["done", "denied", "again"]:
         try:
             reply = self.client.transport.request(
                 "PUT", path, token=token, body=body or {}, once=True, guarded=False
             )
         except VaultUnavailableError as error:
             log.warning("%s", error)
-            return False
-        if path == "sys/leases/revoke" and reply.status == 403:
+            return "again"
+        if path != "sys/leases/revoke" or reply.status in (200, 202, 204, 404):
+            return "done"  # a token that is refused has ended
+        lease = (body or {}).get("lease_id")
+        if reply.status == 403:
             log.warning(
-                'Lease %s lives until its end: a policy with path "sys/leases/revoke" would end it', body
+                'Lease %s lives until its end: a policy with path "sys/leases/revoke" would end it', lease
             )
-        return reply.status < 500
+            return "denied"
+        log.warning(
+            "Lease %s is not revoked (status %d): the engine refuses, such as while a role owns tables",
+            lease,
+            reply.status,
+        )
+        return "again"
 
 
 _sessions: weakref.WeakSet[LeaseSession] = weakref.WeakSet()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import time
 from typing import Any
 
 import pytest
 from airflow.sdk import Connection
 from airflow.sdk._shared.secrets_masker import redact
+from airflow.sdk.configuration import clear_secrets_backends_cache
 from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
 
 from airflow_ext.exceptions import InvalidError
@@ -144,6 +146,41 @@ def test_what_an_earlier_process_left_is_revoked_by_the_next(
     with task(store=store, try_number=try_number):
         Connection.get("warehouse")
         eventually(lambda: len(roles(postgres)) == 1 and roles(postgres) != left)
+
+
+def test_leases_that_share_a_token_are_all_written_down(
+    monkeypatch: pytest.MonkeyPatch, vault: LocalVault, credentials: dict[str, str], task: Task
+) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW__SECRETS__BACKEND_KWARGS", json.dumps(credentials | {"lease_scope": "shared"})
+    )
+    clear_secrets_backends_cache()
+    may = {"secret/data/connections/*": ["read"], "database/*": ["read"]}
+    vault.policy("airflow", may | {"sys/leases/revoke": ["update"]})
+    store, ids = Store(), set()
+    with task(store=store):
+        Connection.get("warehouse")
+        for _ in range(25):
+            with vault_connection("warehouse"):
+                ids |= {each.id for each in vault.leases()}
+        told = [each["leases"] for each in store.values[STATE_KEY]["sessions"]]
+        assert [vault.leases()[0].id] in told, "the one in use, however many blocks there were"
+        assert len(told) == 20
+        assert {each for some in told for each in some} <= ids
+
+
+def test_a_block_that_is_over_its_limit_gets_no_other_credentials(
+    monkeypatch: pytest.MonkeyPatch, postgres: LocalPostgres, task: Task
+) -> None:
+    with task():
+        with vault_connection("warehouse", ttl=600):
+            (session,) = BOOK._blocks.sessions()
+            monkeypatch.setattr(session, "_clock", lambda: time.monotonic() + 601)
+            session.renew_due()
+            eventually(lambda: not roles(postgres))
+            with pytest.raises(AirflowSecretsBackendAccessDenied, match="has ended"):
+                Connection.get("warehouse")
+        assert Connection.get("warehouse").login in roles(postgres)
 
 
 @pytest.mark.parametrize(

@@ -253,3 +253,80 @@ def test_a_block_may_set_a_hard_limit(
     session.credentials(ETL)
     vault.advance(61)
     eventually(lambda: not roles(postgres))
+
+
+@pytest.mark.parametrize("scope", ["child", "login", "shared"])
+def test_the_hard_limit_holds_whatever_token_is_used(
+    vault: LocalVault, postgres: LocalPostgres, make_session: MakeSession, clock: Clock, scope: str
+) -> None:
+    vault.policy("etl", MAY | {"sys/leases/revoke": ["update"]})
+    session = make_session(max_ttl=60, scope=scope)
+    first = session.credentials(ETL).data["username"]
+    assert session.renew_due() <= 60
+    for _ in range(2):
+        clock.advance(29)
+        vault.advance(29)
+        session.renew_due()
+        assert session.credentials(ETL).data["username"] == first
+    clock.advance(3)
+    vault.advance(3)
+    session.renew_due()
+    eventually(lambda: not roles(postgres))
+    with pytest.raises(InvalidError, match="has ended"):
+        session.credentials(ETL)
+
+
+def test_a_token_of_a_login_is_not_granted_longer_than_the_hard_limit(
+    vault: LocalVault, postgres: LocalPostgres, make_session: MakeSession, clock: Clock
+) -> None:
+    """So Vault ends it also where the process hangs, and nothing renews or revokes any more."""
+    session = make_session(max_ttl=60, scope="login")
+    session.credentials(ETL)
+    clock.advance(40)
+    vault.advance(40)
+    session.renew_due()
+    vault.advance(21)
+    eventually(lambda: not roles(postgres))
+
+
+def test_a_shared_lease_that_the_database_keeps_is_not_told_as_revoked(
+    vault: LocalVault, postgres: LocalPostgres, make_session: MakeSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    vault.policy("etl", MAY | {"sys/leases/revoke": ["update"]})
+    session = make_session(scope="shared", warden=True)
+    connect(vault, postgres, revocation=())
+    name = session.credentials(ETL).data["username"]
+    postgres.execute("CREATE TABLE kept (x int)")
+    try:
+        postgres.execute(f'ALTER TABLE kept OWNER TO "{name}"')
+        with caplog.at_level("INFO"):
+            assert not session.close()
+        assert "Revoked" not in caplog.text
+        assert "goes on trying" in caplog.text
+        assert roles(postgres) == [name]
+    finally:
+        postgres.execute("DROP TABLE kept")
+    eventually(lambda: not roles(postgres), seconds=8)  # by the helper, before the server tries again
+
+
+def test_the_end_of_a_session_whose_client_may_not_log_in_any_more_is_no_error(
+    vault: LocalVault, make_session: MakeSession, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = make_session(client={"secret_id_num_uses": 1}, scope="shared")
+    session.credentials(ETL)
+    clock.advance(3600)
+    assert not session.close()
+    assert "refused the AppRole login" in caplog.text
+    vault.expire_leases()
+
+
+def test_a_shared_lease_that_a_policy_keeps_is_told(
+    vault: LocalVault, make_session: MakeSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = make_session(scope="shared")
+    session.credentials(ETL)
+    with caplog.at_level("INFO"):
+        assert not session.close()
+    assert "Revoked" not in caplog.text
+    assert 'path "sys/leases/revoke"' in caplog.text
+    vault.expire_leases()
