@@ -25,7 +25,7 @@ from airflow_ext.sla.policy import Policy
 
 O, P = table_of(OccurrenceRow), table_of(PolicyRow)  # noqa: E741  as in the queries
 HORIZON = timedelta(hours=6)
-MOST = 1000
+MOST = 700
 READING = 0.05
 """Seconds for reading histories in one look; the rest is read in the next."""
 _KEEP = timedelta(hours=1)

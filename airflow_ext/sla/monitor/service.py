@@ -43,7 +43,7 @@ _FILES, _DISCOVER, _ALL, _PRUNE, _PING = (
     timedelta(minutes=1),
 )
 _WRITE = timedelta(minutes=1)
-_AHEAD = timedelta(seconds=30)
+_AHEAD = timedelta(minutes=1)
 _FAR_BEHIND = 10
 """After so many full batches, larger ones: what a batch costs by itself counts for more than how long one tick lasts."""
 _BEHIND = 20

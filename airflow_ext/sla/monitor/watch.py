@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, all_, bindparam, func, or_, select, union_all
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from airflow_ext.sla.ledger.models import PolicyRow
@@ -72,14 +74,18 @@ class Watch:
         unfinished = {row.id: row.dag_id for row in session.execute(union_all(*states))}
         first = self._newest is None
         newest = self._newest or session.scalar(select(func.max(R.c.id))) or 0
-        query = select(R.c.id, R.c.dag_id).where(R.c.id > newest - _COMMITTED_LATE).order_by(R.c.id)
-        recent = session.execute(query.limit(self._batch + _COMMITTED_LATE)).all()
+        near = newest - _COMMITTED_LATE
+        self._seen = {number for number in self._seen if number > near}
+        query = select(R.c.id, R.c.dag_id).where(R.c.id > near).order_by(R.c.id)
+        recent = session.execute(
+            _without(session, query, self._seen).limit(self._batch + _COMMITTED_LATE)
+        ).all()
         ended = [name for number, name in self._unfinished.items() if number not in unfinished]
         if not first:
             known = self._seen | self._unfinished.keys() | unfinished.keys()
             ended += [row.dag_id for row in recent if row.id not in known]
         self._ended |= dict.fromkeys(ended)
-        self._seen = {row.id for row in recent}
+        self._seen |= {row.id for row in recent}
         self._newest = max(self._seen, default=newest)
         self._unfinished = unfinished
 
@@ -127,6 +133,13 @@ def _policies(session: Session, dag_ids: Iterable[str], *, subject: str = "") ->
     query = select(P.c.id).where(among(session, P.c.dag_id, names), P.c.retired_at.is_(None))
     found: list[int] = list(session.scalars(query.where(P.c.subject == subject) if subject else query))
     return set(found)
+
+
+def _without(session: Session, query: Select[Any], seen: set[int]) -> Select[Any]:
+    """Leave out of a query, where that is cheap, the runs that were there at the last look."""
+    if session.get_bind().dialect.name != "postgresql" or not seen:
+        return query
+    return query.where(R.c.id != all_(bindparam(None, sorted(seen), type_=ARRAY(R.c.id.type))))
 
 
 def _any_about(subject: str) -> ColumnElement[bool]:
