@@ -47,7 +47,8 @@ class SyncSensor(BaseSensorOperator):
     :param sync: The sync, by id or name (templated).
     :param since: Moment in ISO 8601, such as ``"{{ data_interval_end }}"`` (templated).
     :param within: Instead, how old a run may be.
-    :param on_failure: ``fail`` without retries when that run has failed, ``wait`` for the next, or ``skip``.
+    :param on_failure: ``fail`` without retries when that run has failed or was cancelled, ``wait`` for the next, or
+        ``skip``.
     :param poll_interval: Seconds between two questions to the vendor. All tasks of a connection that wait in one
         triggerer with the same interval ask together.
     :param deferrable: Wait in the triggerer. If false, ``mode`` decides how a worker waits.
@@ -149,8 +150,6 @@ class SyncSensor(BaseSensorOperator):
         except (InvalidError, DeniedError) as error:
             raise self._refused(error) from error
         if not self._ends(status):
-            if status.status.ended:
-                self._since = status.ended
             self.log.info("%s: %s", self.sync, status.phase or status.status)
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._finish(handle, status))
@@ -158,11 +157,14 @@ class SyncSensor(BaseSensorOperator):
     async def _look(self, since: str) -> tuple[RunHandle, RunStatus]:
         backend = get_remote_backend(self.sync_conn_id)
         try:
-            handle = await backend.next_run(self.sync, since=since)
-            status = await backend.poll(handle)
-            if status.status.ended and status.ended is not None:
-                status = await backend.explain(handle, status)
-            return handle, status
+            while True:
+                handle = await backend.next_run(self.sync, since=since)
+                status = await backend.poll(handle)
+                if status.status.ended and status.ended is not None:
+                    status = await backend.explain(handle, status)
+                if self._ends(status) or status.ended in (None, since):
+                    return handle, status
+                since = str(status.ended)  # that run is waited over
         finally:
             await backend.aclose()
 
@@ -189,9 +191,10 @@ class SyncSensor(BaseSensorOperator):
         return (began - (self.within or timedelta(0))).isoformat()
 
     def _ends(self, status: RunStatus) -> bool:
-        if status.status is SyncStatus.FAILED and not status.fixable and self.on_failure == "wait":
-            return False
-        return status.status.ended
+        if self.on_failure != "wait" or status.status is SyncStatus.SUCCEEDED or status.fixable:
+            return status.status.ended
+        # One that was cancelled without an end of its own, as by pausing the sync, is not followed by another.
+        return status.status is SyncStatus.CANCELLED and status.ended is None
 
     def _finish(self, handle: RunHandle, status: RunStatus) -> dict[str, Any]:
         link = str(handle.get("link") or "")

@@ -218,7 +218,7 @@ class SyncEndTrigger(_PollingTrigger):
 
     What was told last is kept in the state of the watched asset, so that nothing is lost between two triggerers, and
     told twice only by one that dies in that very moment; of several runs that ended while none was up, the first is
-    told. A failed run is told only if asked for.
+    told. A failed run is told only if asked for, a cancelled one never.
 
     :param sync_conn_id: The connection.
     :param sync: The sync, by id or name.
@@ -257,12 +257,13 @@ class SyncEndTrigger(_PollingTrigger):
                 await asyncio.sleep(self.poll_interval)
                 continue
             step, status = await self._until_end(board, stream, handle, Limits(outage=60, denied=60))
-            if status.ended is None or step.outcome not in (Outcome.SUCCEEDED, Outcome.FAILED):
+            if status.ended is None:
                 self.log.warning("%s cannot be watched now: %s", self.sync, step.detail or step.outcome)
                 await asyncio.sleep(self.poll_interval)
                 continue
             since = status.ended
-            if status.status is SyncStatus.SUCCEEDED or self.failures:
+            failed = status.status is SyncStatus.FAILED
+            if status.status is SyncStatus.SUCCEEDED or (failed and self.failures):
                 status = await self._explained(board, handle, status)
                 payload = {"sync": handle["sync"], "name": handle.get("name"), "link": handle.get("link")}
                 yield TriggerEvent({**payload, **status.to_dict()})

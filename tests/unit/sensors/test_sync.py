@@ -104,6 +104,34 @@ def test_a_failed_run_fails_skips_or_is_waited_over(fivetran: LocalFivetran) -> 
     assert resumed(sensor, deferred.value)["run_id"]
 
 
+def test_runs_that_failed_or_were_cancelled_are_waited_over(airbyte: LocalAirbyte) -> None:
+    shop = airbyte.connection(
+        "shop",
+        JobScript(seconds=0, outcome="cancelled"),
+        JobScript(seconds=0, outcome="failed"),
+        JobScript(seconds=0),
+    )
+    arguments: dict[str, Any] = {"on_failure": "wait", "poll_interval": 0.05, "within": timedelta(minutes=5)}
+
+    def job() -> None:
+        airbyte.advance(2)  # its stamps are whole seconds
+        airbyte.start_job(shop.id)
+
+    job()
+    sensor = make("ab", **arguments)
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute(context())
+    assert not make("ab", deferrable=False, **arguments).poke(context()).is_done
+    job()
+    job()
+    # In mode="reschedule" each look is another process, which knows only when the first one began.
+    told: Any = make("ab", deferrable=False, **arguments).poke(context()).xcom_value
+    assert told["run_id"] == "3"
+    with pytest.raises(TaskDeferred) as again:
+        resumed(sensor, deferred.value)
+    assert resumed(sensor, again.value)["run_id"] == "3"
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

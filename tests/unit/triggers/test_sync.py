@@ -305,3 +305,23 @@ def test_a_watcher_tells_each_run_that_ends(fivetran: LocalFivetran, airbyte: Lo
         assert [each["status"] for each in told] == [SyncStatus.SUCCEEDED] * 2
         assert told[0]["ended"] < told[1]["ended"]
         assert told[0]["run_id"] != told[1]["run_id"]
+
+
+def test_a_watcher_hears_the_run_after_one_that_somebody_has_cancelled(airbyte: LocalAirbyte) -> None:
+    shop = airbyte.connection("shop", JobScript(seconds=0, outcome="cancelled"), JobScript(seconds=0))
+
+    async def watch() -> Any:
+        events = SyncEndTrigger(sync_conn_id="ab", sync="shop", poll_interval=POLL, failures=True).run()
+        pending = asyncio.ensure_future(anext(events))
+        async with asyncio.timeout(IN_TIME):
+            while not airbyte.calls(path="*/jobs"):  # noqa: ASYNC110  nobody tells of it
+                await asyncio.sleep(0.01)
+            for _ in range(2):
+                airbyte.advance(2)  # its stamps are whole seconds
+                airbyte.start_job(shop.id)
+            told = (await pending).payload
+            await events.aclose()  # type: ignore[attr-defined]
+            return told
+
+    told = asyncio.run(watch())
+    assert (told["run_id"], told["status"]) == ("2", SyncStatus.SUCCEEDED)
