@@ -28,9 +28,10 @@ from airflow_ext.operators._sync_embedded import (
     state_key_of,
 )
 from airflow_ext.operators._sync_gate import AcceptedSchema
+from airflow_ext.operators._sync_memory import SyncWait
 from airflow_ext.operators._sync_readers import touched
 from airflow_ext.operators._sync_refused import check_limits, check_refused
-from airflow_ext.operators._sync_remote import RemoteSyncOperator, SyncWait
+from airflow_ext.operators._sync_remote import RemoteSyncOperator
 from airflow_ext.operators._sync_resync import ResyncOperator
 from airflow_ext.sync import drift
 from airflow_ext.sync.api import SyncApi
