@@ -255,7 +255,7 @@ class RemoteSyncOperator(BaseOperator):
                     backend = get_remote_backend(self.sync_conn_id)
                     self._remote = backend, handle
                 if step.go_on:
-                    await backend.go_on(handle)
+                    await self._go_on(backend, handle, watch)
                 if self._killed:
                     raise InvalidSyncError(f"sync {handle['name']!r} was cancelled with its task")
                 if step.outcome is not None:
@@ -272,6 +272,15 @@ class RemoteSyncOperator(BaseOperator):
         finally:
             if backend is not given:
                 await backend.aclose()
+
+    async def _go_on(self, backend: RemoteBackend, handle: RunHandle, watch: Watch) -> None:
+        try:
+            await backend.go_on(handle)
+        except AirflowExtError as error:
+            self.log.warning("%s could not be told to go on: %s", handle.get("name"), error)
+            watch.went_not_on(error, time.time())
+        else:
+            watch.went_on(time.time())
 
     async def _settle(
         self, backend: RemoteBackend, memory: Memory, handle: RunHandle, ended: Ended

@@ -8,7 +8,17 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from airflow_ext.exceptions import SyncUnavailableError
 from airflow_ext.sync.model import RunStatus, SyncStatus
+
+TELL_AGAIN = 5.0
+"""Seconds after which a vendor that did not take it is told first again to go on."""
+
+TELL_AT_MOST = 120.0
+"""Longest time between two such tries, unless the vendor itself asks for more."""
+
+TAKEN = 300.0
+"""Seconds in which something must come of it, once the vendor has taken it."""
 
 
 class Outcome(StrEnum):
@@ -70,6 +80,45 @@ class Step:
     go_on: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Failing:
+    """A question that brings nothing, asked again and again.
+
+    :param outcome: ``UNAVAILABLE`` or ``DENIED``.
+    :param since: When it began.
+    :param detail: The last answer, for the message.
+    :param told_to_wait: Seconds after which the vendor wants to be asked again. So long it is no outage; of
+        several such answers in a row the longest counts, so that a storm of them ends.
+    """
+
+    outcome: Outcome
+    since: float
+    detail: str
+    told_to_wait: float = 0.0
+
+    def ends(self, limits: Limits) -> float:
+        """Return when it has lasted too long."""
+        if self.outcome is Outcome.DENIED:
+            return self.since + limits.denied
+        return self.since + self.told_to_wait + limits.outage
+
+
+def failing(
+    before: Failing | None, outcome: Outcome, detail: str, now: float, *, retry_after: float = 0.0
+) -> Failing:
+    """Return what fails, since when: also before, if it was the same.
+
+    :param retry_after: Seconds after which the vendor wants to be asked again.
+    """
+    same = before is not None and before.outcome is outcome
+    return Failing(
+        outcome=outcome,
+        since=before.since if before is not None and same else now,
+        detail=detail,
+        told_to_wait=max(retry_after, before.told_to_wait if before is not None else 0.0),
+    )
+
+
 class Watch:
     """Waits for one run.
 
@@ -87,14 +136,14 @@ class Watch:
         self._progressed = 0.0
         self._began = False
         self._reschedules: set[str] = set()
-        self._told: str | None = None
-        self._failing: tuple[Outcome, float, str] | None = None
-        self._told_to_wait = 0.0
+        self._until: str | None = None
+        self._tell_at = 0.0
+        self._untold: Failing | None = None
+        self._failing: Failing | None = None
 
     def see(self, status: RunStatus, now: float) -> Step:
         """Take note of a status."""
         self._failing = None
-        self._told_to_wait = 0.0
         progress = (str(status.status), status.progress)
         if progress != self._progress:
             self._progress, self._progressed = progress, now
@@ -108,13 +157,23 @@ class Watch:
         """Take note of a look that brought nothing.
 
         :param outcome: ``UNAVAILABLE`` or ``DENIED``.
-        :param retry_after: Seconds after which the vendor wants to be asked again. So long it is no outage; of
-            several such answers in a row the longest counts, so that a storm of them ends.
+        :param retry_after: Seconds after which the vendor wants to be asked again.
         """
-        self._told_to_wait = max(self._told_to_wait, retry_after)
-        since = now if self._failing is None or self._failing[0] is not outcome else self._failing[1]
-        self._failing = (outcome, since, detail)
+        self._failing = failing(self._failing, outcome, detail, now, retry_after=retry_after)
         return self.tick(now)
+
+    def went_on(self, now: float) -> None:
+        """Take note that the vendor has taken it to go on; it is told again only if nothing comes of that."""
+        self._untold = None
+        self._tell_at = now + TAKEN
+
+    def went_not_on(self, error: Exception, now: float) -> None:
+        """Take note that the vendor did not take it: it is told again, ever more rarely, and not for ever."""
+        outcome = Outcome.UNAVAILABLE if isinstance(error, SyncUnavailableError) else Outcome.DENIED
+        retry_after = float(getattr(error, "retry_after", 0.0))
+        self._untold = failing(self._untold, outcome, str(error), now, retry_after=retry_after)
+        grown = min(max(TELL_AGAIN, now - self._untold.since), TELL_AT_MOST)
+        self._tell_at = now + max(grown, retry_after)
 
     def tick(self, now: float) -> Step:
         """Look at the clock alone."""
@@ -122,8 +181,8 @@ class Watch:
         if limits.deadline is not None and now >= limits.deadline:
             return Step(outcome=Outcome.TIMED_OUT)
         if self._failing is not None:
-            outcome, _, detail = self._failing
-            return Step(outcome=outcome, detail=detail) if now >= self._patience() else Step()
+            over = now >= self._failing.ends(limits)
+            return Step(outcome=self._failing.outcome, detail=self._failing.detail) if over else Step()
         if status is SyncStatus.PENDING and self._began:
             if now < self._progressed + limits.vanished_after:
                 return Step()
@@ -150,19 +209,11 @@ class Watch:
                 points.append(limits.start_by)
             case SyncStatus.RUNNING if limits.stuck_after is not None:
                 points.append(self._progressed + limits.stuck_after)
-            case SyncStatus.RESCHEDULED if self._manual and self._told != self.status.rescheduled_for:
-                points.append(_seconds(self.status.rescheduled_for or "") + self._grace)
-        if self._failing is not None:
-            points.append(self._patience())
+            case SyncStatus.RESCHEDULED if self._manual:
+                points.append(self._tell_at)
+        points += [each.ends(limits) for each in (self._failing, self._untold) if each is not None]
         soonest = min((point for point in points if point is not None), default=now + most)
         return min(max(soonest - now, 0.0), most)
-
-    def _patience(self) -> float:
-        assert self._failing is not None  # noqa: S101  # asked only then
-        outcome, since, _ = self._failing
-        if outcome is Outcome.DENIED:
-            return since + self._limits.denied
-        return since + self._told_to_wait + self._limits.outage
 
     def _rescheduled(self, status: RunStatus, now: float) -> Step | None:
         if status.status is not SyncStatus.RESCHEDULED:
@@ -171,9 +222,16 @@ class Watch:
         self._reschedules.add(until)
         if len(self._reschedules) > self._limits.max_reschedules:
             return Step(outcome=Outcome.TOO_OFTEN, detail=f"{len(self._reschedules)} times")
-        if not self._manual or self._told == until or now < _seconds(until) + self._grace:
+        if not self._manual:
             return None
-        self._told = until
+        if self._until != until:
+            self._until, self._tell_at, self._untold = until, _seconds(until) + self._grace, None
+        if self._untold is not None and now >= self._untold.ends(self._limits):
+            told = f"it could not be told to go on: {self._untold.detail}"
+            return Step(outcome=self._untold.outcome, detail=told)
+        if now < self._tell_at:
+            return None
+        self._tell_at = now + TELL_AGAIN  # unless it is known by then how that went
         return Step(go_on=True)
 
 

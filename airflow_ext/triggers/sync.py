@@ -127,7 +127,7 @@ class _PollingTrigger(BaseEventTrigger):
                 else:
                     step = watch.tick(time.time())
                 if step.go_on:
-                    await self._go_on(board, handle)
+                    await self._go_on(board, handle, watch)
                 if step.outcome is not None:
                     return step, watch.status
                 if pending is None:
@@ -143,12 +143,15 @@ class _PollingTrigger(BaseEventTrigger):
                 pending.cancel()
                 await asyncio.wait({pending})
 
-    async def _go_on(self, board: Board, handle: RunHandle) -> None:
+    async def _go_on(self, board: Board, handle: RunHandle, watch: Watch) -> None:
         self.log.info("The vendor's own time to go on with %s has come", handle.get("name"))
         try:
             await board.go_on(handle)
         except AirflowExtError as error:
             self.log.warning("It could not be told to: %s", error)
+            watch.went_not_on(error, time.time())
+        else:
+            watch.went_on(time.time())
 
 
 class SyncTrigger(_PollingTrigger):

@@ -21,6 +21,7 @@ from airflow_ext.contracts import Contract
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.exceptions import SyncFailedError, SyncUnavailableError
 from airflow_ext.operators.sync import SchemaGate, SyncOperator, SyncWait
+from airflow_ext.sync import watch as watching
 from airflow_ext.testing.airbyte import JobScript, LocalAirbyte
 from airflow_ext.testing.fivetran import LocalFivetran, SyncScript, Tables
 from airflow_ext.triggers.sync import SyncTrigger
@@ -292,6 +293,18 @@ def test_a_rescheduled_sync_goes_on_at_the_vendors_time_and_not_before(fivetran:
     assert not done.is_alive()
     assert posts(fivetran) == 2
     assert fivetran.calls(method="POST", path="*/sync")[1].body == {"force": False}
+
+
+def test_a_vendor_that_does_not_take_it_to_go_on_is_told_again(
+    fivetran: LocalFivetran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "TELL_AGAIN", 0.05)
+    put_off = SyncScript(seconds=0, outcome="reschedule", reschedule_after=-6)
+    fivetran.connection("shop", put_off, SyncScript(seconds=0))
+    fivetran.fail(403, times=2, after=1, path="*/sync", method="POST")
+    make().execute(context(TaskState()))
+    assert [call.status for call in fivetran.calls(method="POST")] == [200, 403, 403, 200]
+    assert not fivetran.calls(method="PATCH")
 
 
 def test_reschedule_mode_starts_once_and_looks_again(airbyte: LocalAirbyte) -> None:

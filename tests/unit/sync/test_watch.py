@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airflow_ext.exceptions import SyncDeniedError, SyncUnavailableError
 from airflow_ext.sync.model import RunStatus, SyncStatus
 from airflow_ext.sync.watch import Limits, Outcome, Watch
 
@@ -51,6 +52,30 @@ def test_each_time_of_the_vendor_counts_once_and_is_waited_for() -> None:
         assert not watch.see(put_off("01:00"), second).go_on
     assert watch.pause(61) == 4
     assert watch.see(put_off("01:00"), 65).go_on
+    watch.went_on(65)
     assert not watch.see(put_off("01:00"), 66).go_on, "once"
     assert watch.see(put_off("02:00"), 70).outcome is None
     assert watch.see(put_off("03:00"), 130).outcome is Outcome.TOO_OFTEN
+
+
+def test_a_vendor_that_does_not_take_it_is_told_again_and_not_for_ever() -> None:
+    put_off = RunStatus(status=SyncStatus.RESCHEDULED, rescheduled_for="1970-01-01T00:01:00+00:00")
+    watch = Watch(Limits(outage=600), manual=True, grace=5)
+    assert watch.see(put_off, 65).go_on
+    watch.went_not_on(SyncUnavailableError("503"), 65)
+    assert watch.pause(65) == 5
+    assert not watch.see(put_off, 69).go_on
+    assert watch.see(put_off, 70).go_on
+    watch.went_not_on(SyncUnavailableError("429", retry_after=120), 70)
+    assert not watch.see(put_off, 189).go_on, "not before the vendor wants to be asked"
+    assert watch.see(put_off, 190).go_on
+    watch.went_on(190)
+    assert not watch.see(put_off, 400).go_on
+    assert watch.see(put_off, 500).go_on, "it had said yes and done nothing"
+    watch.went_not_on(SyncUnavailableError("503"), 500)
+    told = watch.see(put_off, 1100)
+    assert (told.outcome, told.detail) == (Outcome.UNAVAILABLE, "it could not be told to go on: 503")
+    refused = Watch(Limits(), manual=True, grace=5)
+    assert refused.see(put_off, 65).go_on
+    refused.went_not_on(SyncDeniedError("403"), 65)
+    assert refused.see(put_off, 125).outcome is Outcome.DENIED

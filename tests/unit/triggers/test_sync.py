@@ -13,6 +13,7 @@ import structlog
 from airflow.triggers.base import TriggerEvent
 from airflow.triggers.shared_stream import SharedStreamManager
 
+from airflow_ext.sync import watch as watching
 from airflow_ext.sync.model import SyncStatus
 from airflow_ext.sync.watch import Limits, Outcome
 from airflow_ext.testing.airbyte import JobScript, LocalAirbyte
@@ -256,6 +257,19 @@ def test_a_manual_sync_is_told_to_go_on_when_the_vendor_says(fivetran: LocalFive
 
     assert asyncio.run(scenario()) is Outcome.SUCCEEDED
     assert len(fivetran.calls(method="POST")) == 1
+
+
+def test_a_manual_sync_is_told_to_go_on_again_if_that_got_lost(
+    fivetran: LocalFivetran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "TELL_AGAIN", 0.05)
+    put_off = SyncScript(seconds=0, outcome="reschedule", reschedule_after=-6)
+    handle = running(fivetran, "shop", put_off)
+    fivetran.connections["shop"].scripts.append(SyncScript(seconds=0))
+    fivetran.connections["shop"].scripts.popleft()
+    fivetran.fail(503, times=1, path="*/sync", method="POST")
+    assert outcome(asyncio.run(ends(trigger(handle)))[0]) is Outcome.SUCCEEDED
+    assert [call.status for call in fivetran.calls(method="POST")] == [503, 200]
 
 
 def test_on_kill_cancels_what_the_task_started_and_nothing_else(
