@@ -30,7 +30,6 @@ from airflow_ext.sync.moments import moment
 from airflow_ext.sync.shapes import objects_of
 
 BASE_URL = "https://api.fivetran.com"
-DASHBOARD = "https://fivetran.com/dashboard/connections"
 PAGE = 1000
 MAX_PAGES = 50
 CANCEL_STEP = 1.0
@@ -89,7 +88,7 @@ class FivetranBackend:
 
     async def describe(self, sync: str) -> SyncRef:
         """Return a connection by id, else by its name (which is its destination schema)."""
-        return _ref(await self._find(sync))
+        return state.ref_of(await self._find(sync))
 
     async def _find(self, sync: str) -> Mapping[str, Any]:
         try:
@@ -141,9 +140,9 @@ class FivetranBackend:
             ``on_running="fail"``.
         """
         connection = await self._find(request.sync)
-        ref = _ref(connection)
-        _check_ready(connection, ref)
-        handle = _handle(connection, ref, resync=request.resync)
+        ref = state.ref_of(connection)
+        state.check_ready(connection, ref)
+        handle = state.handle_of(connection, ref, resync=request.resync)
         if state.state_of(connection) in ("syncing", "rescheduled"):
             if request.on_running == "fail":
                 raise InvalidSyncError(
@@ -197,7 +196,7 @@ class FivetranBackend:
     async def next_run(self, sync: str, *, since: str) -> RunHandle:
         """Return a handle for the first run that ends after a moment, whoever starts it."""
         connection = await self._find(sync)
-        handle = _handle(connection, _ref(connection))
+        handle = state.handle_of(connection, state.ref_of(connection))
         return {**handle, "succeeded_at": since, "failed_at": since, "next": True, "adopted": True}
 
     # ---------------------------------------------------------------------------------------------- wait
@@ -358,44 +357,6 @@ def _explain(body: Any) -> tuple[str, str]:
     if not isinstance(body, Mapping):
         return "", ""
     return str(body.get("code") or ""), str(body.get("message") or "")
-
-
-def _ref(connection: Mapping[str, Any]) -> SyncRef:
-    sync = str(connection.get("id") or "")
-    return SyncRef(
-        id=sync,
-        name=str(connection.get("schema") or sync),
-        schedule="manual" if connection.get("schedule_type") == "manual" else "auto",
-        link=f"{DASHBOARD}/{quote(sync, safe='')}/status",
-    )
-
-
-def _handle(connection: Mapping[str, Any], ref: SyncRef, *, resync: bool = False) -> dict[str, Any]:
-    return {
-        "backend": FivetranBackend.name,
-        "sync": ref.id,
-        "name": ref.name,
-        "link": ref.link,
-        "succeeded_at": connection.get("succeeded_at"),
-        "failed_at": connection.get("failed_at"),
-        "manual": ref.schedule == "manual",
-        "resync": resync,
-    }
-
-
-def _check_ready(connection: Mapping[str, Any], ref: SyncRef) -> None:
-    if state.state_of(connection) == "paused":
-        raise InvalidSyncError(
-            f"the Fivetran connection {ref.name!r} ({ref.id}) is paused: resume it at {ref.link}",
-            code="paused",
-            link=ref.link,
-        )
-    if broken := state.trouble(connection):
-        raise InvalidSyncError(
-            f"the Fivetran connection {ref.name!r} ({ref.id}) cannot run, its {broken}. Fix it at {ref.link}",
-            code="broken",
-            link=ref.link,
-        )
 
 
 def _plain(scope: Mapping[str, Any] | None) -> dict[str, list[str]] | None:

@@ -12,12 +12,14 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
-from airflow_ext.exceptions import InvalidError
+from airflow_ext.exceptions import InvalidError, InvalidSyncError
 from airflow_ext.sync.backend import RunHandle, WebhookEvent
-from airflow_ext.sync.model import RunStatus, SyncStatus
+from airflow_ext.sync.model import RunStatus, SyncRef, SyncStatus
 from airflow_ext.sync.moments import moment
 
+DASHBOARD = "https://fivetran.com/dashboard/connections"
 SIGNATURE = "x-fivetran-signature-256"
 OLDEST_WEBHOOK = timedelta(hours=26)
 """Fivetran repeats a webhook for up to a day; anything older is a replay."""
@@ -25,6 +27,50 @@ OLDEST_WEBHOOK = timedelta(hours=26)
 NEWEST_WEBHOOK = timedelta(minutes=5)
 _SAME_END = timedelta(seconds=5)
 _RUNNING = "IN_PROGRESS"
+
+
+def ref_of(connection: Mapping[str, Any]) -> SyncRef:
+    """Return what a connection is."""
+    sync = str(connection.get("id") or "")
+    return SyncRef(
+        id=sync,
+        name=str(connection.get("schema") or sync),
+        schedule="manual" if connection.get("schedule_type") == "manual" else "auto",
+        link=f"{DASHBOARD}/{quote(sync, safe='')}/status",
+    )
+
+
+def handle_of(connection: Mapping[str, Any], ref: SyncRef, *, resync: bool = False) -> dict[str, Any]:
+    """Return the handle of the run that begins after a connection was read."""
+    return {
+        "backend": "fivetran",
+        "sync": ref.id,
+        "name": ref.name,
+        "link": ref.link,
+        "succeeded_at": connection.get("succeeded_at"),
+        "failed_at": connection.get("failed_at"),
+        "manual": ref.schedule == "manual",
+        "resync": resync,
+    }
+
+
+def check_ready(connection: Mapping[str, Any], ref: SyncRef) -> None:
+    """Check that a connection can run.
+
+    :raises InvalidSyncError: With what is wrong and where to change it, if it is paused or broken.
+    """
+    if state_of(connection) == "paused":
+        raise InvalidSyncError(
+            f"the Fivetran connection {ref.name!r} ({ref.id}) is paused: resume it at {ref.link}",
+            code="paused",
+            link=ref.link,
+        )
+    if broken := trouble(connection):
+        raise InvalidSyncError(
+            f"the Fivetran connection {ref.name!r} ({ref.id}) cannot run, its {broken}. Fix it at {ref.link}",
+            code="broken",
+            link=ref.link,
+        )
 
 
 def state_of(connection: Mapping[str, Any]) -> str:
