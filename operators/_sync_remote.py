@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +38,9 @@ CANCEL_SECONDS = 4.0
 
 END_SECONDS = 70.0
 """Time to cancel a run that was given up, when nobody presses: stopping may take a vendor a minute."""
+
+PAUSE_SECONDS = 65.0
+"""So long a vendor may take to pause a sync and let it go on, where that is how an earlier try is ended."""
 
 NET_SECONDS = 180
 """The trigger ends by itself in time and says why; Airflow's own timeout is the net below."""
@@ -201,6 +204,8 @@ class RemoteSyncOperator(BaseOperator):
             self._remote = backend, draft
             memory.keep(draft, limits)
 
+        if memory.handle is not None or memory.restarted:
+            request = replace(request, patience=PAUSE_SECONDS)
         if memory.handle is not None:
             handle = await backend.resume(memory.handle)
             if handle is not None:

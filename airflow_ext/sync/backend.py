@@ -37,6 +37,8 @@ class SyncRequest:
     :param resync: Load everything anew instead of what is new.
     :param scope: With ``resync``, only these tables as ``{schema: [table]}`` in the source's names; empty is all.
     :param on_running: If the sync runs already: ``adopt`` it, ``wait`` for its end and then start, ``fail``.
+    :param patience: Seconds within which a sync that is paused may go on, before that is an error: ending an earlier
+        try of this task may just be pausing it.
     """
 
     name: str = ""
@@ -48,6 +50,7 @@ class SyncRequest:
     resync: bool = False
     scope: Mapping[str, tuple[str, ...]] | None = None
     on_running: str = "adopt"
+    patience: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -38,6 +38,9 @@ CANCEL_STEP = 1.0
 PAUSE_TIMEOUT = 65.0
 """Pausing works for up to 60 s where a sync runs."""
 
+PAUSED_STEP = 2.0
+"""Seconds between two looks whether a connection that is paused goes on."""
+
 
 class FivetranBackend:
     """Runs syncs of one Fivetran account.
@@ -46,6 +49,7 @@ class FivetranBackend:
     :param api_secret: Its secret.
     :param base_url: The API; as :func:`~airflow_ext.sync.http.check_base_url` returned it.
     :param tries: Tries of a request that may be repeated.
+    :param sleep: Waits between two looks or tries.
     """
 
     name = "fivetran"
@@ -61,7 +65,15 @@ class FivetranBackend:
         webhook=True,
     )
 
-    def __init__(self, api_key: str, api_secret: str, *, base_url: str = BASE_URL, tries: int = 4) -> None:
+    def __init__(
+        self,
+        api_key: str,
+        api_secret: str,
+        *,
+        base_url: str = BASE_URL,
+        tries: int = 4,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         token = base64.b64encode(f"{api_key}:{api_secret}".encode()).decode()
 
         async def authorise() -> Mapping[str, str]:
@@ -75,7 +87,9 @@ class FivetranBackend:
             secrets=tuple(filter(None, (api_secret, token))),
             accept="application/json;version=2",
             tries=tries,
+            sleep=sleep,
         )
+        self._sleep = sleep
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
@@ -141,6 +155,11 @@ class FivetranBackend:
         """
         connection = await self._find(request.sync)
         ref = state.ref_of(connection)
+        left = request.patience
+        while left > 0 and state.state_of(connection) == "paused":
+            await self._sleep(min(PAUSED_STEP, left))
+            left -= PAUSED_STEP
+            connection = await self._get(ref.id)
         state.check_ready(connection, ref)
         handle = state.handle_of(connection, ref, resync=request.resync)
         if state.state_of(connection) in ("syncing", "rescheduled"):
@@ -188,8 +207,9 @@ class FivetranBackend:
         status = state.judge(connection, handle)
         if status.status is SyncStatus.CANCELLED or handle.get("behind"):
             return None
-        if status.status is SyncStatus.PENDING and not handle.get("requested"):
-            # The draft was kept, the request was not sent, or is just being taken in: asking again is harmless.
+        if status.status is SyncStatus.PENDING and not (handle.get("requested") and handle.get("resync")):
+            # The request was not sent, or is just being taken in, or ending the earlier try has stopped the run
+            # without a trace: asking again is harmless.
             return None
         return {**handle, "requested": True, "resumed": True}
 
