@@ -10,11 +10,18 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
-from airflow_ext.exceptions import InvalidError, InvalidSyncError, SyncUnavailableError
+from airflow_ext.exceptions import (
+    AirflowExtError,
+    InvalidError,
+    InvalidSyncError,
+    SyncDeniedError,
+    SyncUnavailableError,
+)
 from airflow_ext.sync.airbyte_login import AirbyteLogin, explain
 from airflow_ext.sync.airbyte_state import check_active, judge, number_of, running_of, table_of
 from airflow_ext.sync.backend import Keep, RunHandle, SyncRequest, WebhookEvent
 from airflow_ext.sync.http import VendorHttp
+from airflow_ext.sync.many import ask_each
 from airflow_ext.sync.model import (
     Capabilities,
     RunStatus,
@@ -303,20 +310,21 @@ class AirbyteBackend:
             raise SyncUnavailableError("Airbyte answered with another job, or none", service="Airbyte")
         return job
 
-    async def status_many(self, handles: Mapping[str, RunHandle]) -> dict[str, RunStatus]:
+    async def status_many(
+        self, handles: Mapping[str, RunHandle]
+    ) -> Mapping[str, RunStatus | AirflowExtError]:
         """Return where many jobs stand: by lists of 100 jobs where that takes fewer requests."""
-        found: dict[str, RunStatus] = {}
+        found: dict[str, RunStatus | AirflowExtError] = {}
         jobs = {key: handle for key, handle in handles.items() if handle.get("job")}
         if len(jobs) > 2:
-            found = await self._listed(jobs)
-        for key in handles.keys() - found.keys():
             try:
-                found[key] = await self.poll(handles[key])
-            except InvalidSyncError as error:
-                if error.status not in (400, 404, 422):
+                found |= await self._listed(jobs)
+            except (SyncDeniedError, InvalidSyncError) as error:
+                # Of several workspaces one may be out of the key's sight.
+                if error.status == 401 or len({handle["workspace"] for handle in jobs.values()}) < 2:
                     raise
-                found[key] = RunStatus(status=SyncStatus.FAILED, reason=str(error), fixable=True)
-        return found
+        others = {key: handle for key, handle in handles.items() if key not in found}
+        return found | await ask_each(self.poll, others, gone=(400, 404, 422))
 
     async def _listed(self, handles: Mapping[str, RunHandle]) -> dict[str, RunStatus]:
         wanted: dict[int, list[str]] = {}

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from airflow_ext.exceptions import AirflowExtError
 from airflow_ext.sync.model import Capabilities, RunStatus, SyncRef, SyncResult, TableRef
 from airflow_ext.sync.tables import SyncTable, Window
 
@@ -123,8 +124,13 @@ class RemoteBackend(SyncBackend, Protocol):
         """
         ...
 
-    async def status_many(self, handles: Mapping[str, RunHandle]) -> dict[str, RunStatus]:
+    async def status_many(
+        self, handles: Mapping[str, RunHandle]
+    ) -> Mapping[str, RunStatus | AirflowExtError]:
         """Return where many runs stand, with one request where the vendor allows.
+
+        What cannot be told of one run is the error in its place, so that the others are told; an error is raised
+        where it is of all.
 
         :param handles: Handles by any key; the answer has the same keys.
         """

@@ -12,11 +12,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from airflow_ext.exceptions import InvalidSyncError, SyncUnavailableError
+from airflow_ext.exceptions import AirflowExtError, InvalidSyncError, SyncUnavailableError
 from airflow_ext.sync import fivetran_state as state
 from airflow_ext.sync.backend import Keep, RunHandle, SyncRequest, WebhookEvent
 from airflow_ext.sync.fivetran_tables import data_of, read_tables
 from airflow_ext.sync.http import VendorHttp
+from airflow_ext.sync.many import ask_each
 from airflow_ext.sync.model import (
     Capabilities,
     RunStatus,
@@ -247,9 +248,11 @@ class FivetranBackend:
             return RunStatus(status=SyncStatus.SUCCEEDED)
         return status
 
-    async def status_many(self, handles: Mapping[str, RunHandle]) -> dict[str, RunStatus]:
+    async def status_many(
+        self, handles: Mapping[str, RunHandle]
+    ) -> Mapping[str, RunStatus | AirflowExtError]:
         """Return where many runs stand: one list request per 1,000 connections, one each where few are asked."""
-        found: dict[str, RunStatus] = {}
+        found: dict[str, RunStatus | AirflowExtError] = {}
         if len(handles) > 2:
             wanted: dict[str, list[str]] = {}
             for key, handle in handles.items():
@@ -259,14 +262,8 @@ class FivetranBackend:
                     found[key] = self._judge(connection, handles[key])
                 if not wanted:
                     break
-        for key in handles.keys() - found.keys():
-            try:
-                found[key] = await self.poll(handles[key])
-            except InvalidSyncError as error:
-                if error.status != 404:
-                    raise
-                found[key] = RunStatus(status=SyncStatus.FAILED, reason=str(error), fixable=True)
-        return found
+        others = {key: handle for key, handle in handles.items() if key not in found}
+        return found | await ask_each(self.poll, others, gone=(404,))
 
     async def go_on(self, handle: RunHandle) -> None:
         """Start a rescheduled sync of a connection without a schedule, which would rest for ever."""

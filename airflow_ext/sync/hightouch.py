@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from airflow_ext.exceptions import InvalidError, InvalidSyncError, SyncUnavailableError
+from airflow_ext.exceptions import AirflowExtError, InvalidError, InvalidSyncError, SyncUnavailableError
 from airflow_ext.sync.backend import Keep, RunHandle, SyncRequest, WebhookEvent
 from airflow_ext.sync.hightouch_state import judge, number_of, table_of, table_result
 from airflow_ext.sync.http import VendorHttp
+from airflow_ext.sync.many import ask_each
 from airflow_ext.sync.model import Capabilities, RunStatus, SyncRef, SyncResult, SyncStatus, TableRef
 from airflow_ext.sync.moments import moment
 from airflow_ext.sync.shapes import object_of, objects_of
@@ -26,9 +27,6 @@ PAGE = 100
 MAX_PAGES = 5
 RECENT_MINUTES = 1440
 """Runs of so long ago are looked through for one that goes on; the order of the list is not documented."""
-
-STEPS = 4
-"""Runs of so many syncs are asked for at once; Hightouch allows 200 requests in 10 seconds."""
 
 
 class HightouchBackend:
@@ -224,21 +222,11 @@ class HightouchBackend:
         going = any(not run.status.ended for run in runs)
         return RunStatus(status=SyncStatus.RUNNING if going else SyncStatus.PENDING)
 
-    async def status_many(self, handles: Mapping[str, RunHandle]) -> dict[str, RunStatus]:
+    async def status_many(
+        self, handles: Mapping[str, RunHandle]
+    ) -> Mapping[str, RunStatus | AirflowExtError]:
         """Return where many runs stand, with one request each: no list of Hightouch tells of several syncs' runs."""
-        gate = asyncio.Semaphore(STEPS)
-
-        async def ask(handle: RunHandle) -> RunStatus:
-            async with gate:
-                try:
-                    return await self.poll(handle)
-                except InvalidSyncError as error:
-                    if error.status != 404:
-                        raise
-                    return RunStatus(status=SyncStatus.FAILED, reason=str(error), fixable=True)
-
-        found = await asyncio.gather(*(ask(handle) for handle in handles.values()))
-        return dict(zip(handles, found, strict=True))
+        return await ask_each(self.poll, handles, gone=(404,))
 
     async def go_on(self, handle: RunHandle) -> None:
         """Do nothing: Hightouch puts nothing off."""

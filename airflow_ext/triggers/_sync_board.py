@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Hashable
+from collections.abc import AsyncGenerator, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,7 @@ class Board:
     handles: dict[str, RunHandle] = field(default_factory=dict)
     seen: dict[str, Seen] = field(default_factory=dict)
     _keys: itertools.count[int] = field(default_factory=itertools.count)
+    _rests: dict[str, float] = field(default_factory=dict)
     _looks: int = 0
     _failures: int = 0
     _retry_after: float = 0.0
@@ -74,6 +75,7 @@ class Board:
         """Forget a waiter."""
         self.handles.pop(key, None)
         self.seen.pop(key, None)
+        self._rests.pop(key, None)
 
     async def backend(self) -> RemoteBackend:
         """Return the connection's backend; it is made anew after the vendor has refused the key."""
@@ -85,35 +87,47 @@ class Board:
 
     async def poll(self) -> bool:
         """Ask the vendor for every run and tell whether anything is new."""
-        handles = dict(self.handles)
+        now = time.monotonic()
+        handles = {key: handle for key, handle in self.handles.items() if self._rests.get(key, 0.0) <= now}
+        if not handles:
+            self._retry_after = min(self._rests.values(), default=now) - now
+            return False
         self._looks += 1
         self._retry_after = 0.0
-        failure: tuple[Outcome, str]
+        found: Mapping[str, RunStatus | Exception]
         try:
             backend = await self.backend()
             if self._heard is None:
                 await self.heard()  # what was told before this look is no news, what is told from now on is
             found = await backend.status_many(handles)
-        except SyncUnavailableError as error:
-            failure = (Outcome.UNAVAILABLE, str(error))
-            self._retry_after = error.retry_after
         except AirflowRuntimeError as error:  # the connection could not be read
-            failure = (Outcome.UNAVAILABLE, f"Airflow did not give the connection: {error}"[:300])
-        except (SyncDeniedError, InvalidError) as error:
-            failure = (Outcome.DENIED, str(error))
-            await self.aclose()
-        else:
+            told = f"Airflow did not give the connection: {error}"[:300]
+            found = dict.fromkeys(handles, SyncUnavailableError(told))
+        except (SyncUnavailableError, SyncDeniedError, InvalidError) as error:
+            found = dict.fromkeys(handles, error)
+        errors = [each for each in found.values() if isinstance(each, Exception)]
+        if not errors or len(errors) < len(found):
             self._failures = 0
             stats.incr("airflow_ext.sync.polls", tags={"sync_conn_id": self.sync_conn_id})
-            news = [self._keep(key, Seen(self._looks, status)) for key, status in found.items()]
-            return any(news)
-        self._failures += 1
-        for key in handles:
-            self._keep(key, Seen(self._looks, failure=failure, retry_after=self._retry_after))
-        return True
+        else:
+            self._failures += 1
+            self._retry_after = max(map(_retry_after, errors))
+            if not all(isinstance(each, SyncUnavailableError) for each in errors):
+                await self.aclose()  # the key may just be exchanged
+        news = [self._keep(key, self._seen(key, told)) for key, told in found.items()]
+        return any(news)
+
+    def _seen(self, key: str, told: RunStatus | Exception) -> Seen:
+        if not isinstance(told, Exception):
+            return Seen(self._looks, told)
+        kind = Outcome.UNAVAILABLE if isinstance(told, SyncUnavailableError) else Outcome.DENIED
+        # The vendor may want rest for one run alone.
+        self._rests[key] = time.monotonic() + _retry_after(told)
+        return Seen(self._looks, failure=(kind, str(told)), retry_after=_retry_after(told))
 
     def _keep(self, key: str, seen: Seen) -> bool:
         if key not in self.handles:  # its waiter left while we asked
+            self._rests.pop(key, None)
             return False
         before = self.seen.get(key)
         self.seen[key] = seen
@@ -154,6 +168,10 @@ class Board:
         backend, self._backend = self._backend, None
         if backend is not None:
             await backend.aclose()
+
+
+def _retry_after(error: Exception) -> float:
+    return error.retry_after if isinstance(error, SyncUnavailableError) else 0.0
 
 
 BOARDS: dict[Hashable, Board] = {}

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -137,6 +138,37 @@ def test_jobs_are_listed_too(airbyte: LocalAirbyte) -> None:
     waiting = [trigger(each, sync_conn_id="ab", poll_interval=0.5) for each in handles]
     assert {outcome(event) for event in asyncio.run(ends(*waiting))} == {Outcome.SUCCEEDED}
     assert len(airbyte.calls(path="*/jobs*")) <= 3
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(403, Outcome.DENIED), (500, Outcome.UNAVAILABLE), (429, Outcome.UNAVAILABLE)]
+)
+def test_what_is_wrong_with_one_sync_ends_no_other_wait(
+    fivetran: LocalFivetran, status: int, kind: Outcome
+) -> None:
+    """A key that is scoped does not list a connection and may not ask for it."""
+    handles = [running(fivetran, name, SyncScript(seconds=1000)) for name in ("a", "b")]
+    waiting = [{**handles[0], "sync": "unseen"}, *handles]
+    fivetran.fail(status, times=10_000, path="*/unseen", retry_after=3600 if status == 429 else None)
+    limits = Limits(deadline=time.time() + 60, outage=0.3, denied=0.3)
+    short = limits
+    if status == 429:  # what the vendor asks to wait is no outage
+        short, kind = replace(limits, deadline=time.time() + 1), Outcome.TIMED_OUT
+
+    async def scenario() -> list[Outcome]:
+        triggerer = Triggerer()
+        first, *others = [
+            triggerer.start(trigger(each, limits=limit.to_dict()))
+            for each, limit in zip(waiting, (short, limits, limits), strict=True)
+        ]
+        async with asyncio.timeout(IN_TIME):
+            ended = [await first]
+            fivetran.advance(1001)
+            return [outcome(event) for event in ended + await asyncio.gather(*others)]
+
+    assert asyncio.run(scenario()) == [kind, Outcome.SUCCEEDED, Outcome.SUCCEEDED]
+    if status == 429:
+        assert len(fivetran.calls(path="*/unseen")) == 1
 
 
 def test_a_webhook_makes_the_poller_ask_at_once(
