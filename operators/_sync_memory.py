@@ -26,7 +26,7 @@ class SyncWait:
         takes the task's ``execution_timeout``, and without one waits for ever.
     :param start_timeout: Time within which the run must have begun.
     :param stuck_after: Time a running run may show no change; ``None`` for ever. Fivetran shows no progress, so
-        there it limits the whole run. Not used with ``mode="reschedule"``.
+        there it limits the whole run.
     :param max_reschedules: How often the vendor may put the run off.
     :param outage: How long the vendor may be unreachable while waiting, beyond what it asks to wait itself
         (``Retry-After``).
@@ -60,14 +60,21 @@ class Memory:
         kept: Mapping[str, Any] = stored if isinstance(stored, Mapping) else {}
         self.handle: RunHandle | None = kept.get("handle")
         self.limits: Mapping[str, Any] | None = kept.get("limits")
+        self.watch: Mapping[str, Any] | None = kept.get("watch")
         self.results: list[dict[str, Any]] = list(kept.get("results") or ())
         self.restarted = False
         self.earlier_try = kept.get("try") != self._try
 
     def keep(self, handle: RunHandle, limits: Limits) -> None:
         """Remember a run."""
-        self.handle, self.limits = handle, limits.to_dict()
+        self.handle, self.limits, self.watch = handle, limits.to_dict(), None
         self._write()
+
+    def note(self, watch: Mapping[str, Any]) -> None:
+        """Remember what is known of the run, for the next look at it."""
+        if watch != self.watch:
+            self.watch = watch
+            self._write()
 
     def finish(self, result: SyncResult) -> None:
         """Remember a result; the run is over."""
@@ -76,7 +83,7 @@ class Memory:
 
     def forget(self) -> None:
         """Forget the run, not the results of those before it."""
-        self.handle = self.limits = None
+        self.handle = self.limits = self.watch = None
         self._write()
 
     def clear(self) -> None:
@@ -86,5 +93,11 @@ class Memory:
 
     def _write(self) -> None:
         if self._store is not None:
-            value = {"handle": self.handle, "limits": self.limits, "try": self._try, "results": self.results}
+            value = {
+                "handle": self.handle,
+                "limits": self.limits,
+                "watch": self.watch,
+                "try": self._try,
+                "results": self.results,
+            }
             self._store.set(MEMORY_KEY, value)

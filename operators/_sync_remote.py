@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,10 +53,16 @@ Ended = tuple[Outcome, str, RunStatus]
 
 @dataclass(frozen=True)
 class _Waiting:
-    """The task goes to sleep."""
+    """The task goes to sleep.
+
+    :param watch: What is known of the run.
+    :param rest: Seconds until it is looked at again.
+    """
 
     handle: RunHandle
     limits: Limits
+    watch: Mapping[str, Any]
+    rest: float
 
 
 class RemoteSyncOperator(BaseOperator):
@@ -152,8 +158,7 @@ class RemoteSyncOperator(BaseOperator):
 
     def _sleep(self, waiting: _Waiting) -> Any:
         if not self.deferrable:
-            at = datetime.now(UTC) + timedelta(seconds=self.waiting.poll_interval)
-            raise AirflowRescheduleException(at)
+            raise AirflowRescheduleException(datetime.now(UTC) + timedelta(seconds=waiting.rest))
         limits = waiting.limits
         left = None if limits.deadline is None else max(0.0, limits.deadline - time.time()) + NET_SECONDS
         self.defer(
@@ -163,6 +168,8 @@ class RemoteSyncOperator(BaseOperator):
                 limits=limits.to_dict(),
                 poll_interval=self.waiting.poll_interval,
                 cancel_on_kill=self.cancel_on_kill,
+                # How long nothing answers counts anew in the triggerer, which may begin more than once.
+                watch={**waiting.watch, "failing": None, "untold": None},
             ),
             method_name="execute_complete",
             kwargs={"handle": dict(waiting.handle)},
@@ -178,9 +185,11 @@ class RemoteSyncOperator(BaseOperator):
                     if memory.handle is None and (hold := self._hold_until()) is not None:
                         return hold
                     handle, limits = await self._begin(backend, plan[len(memory.results)], memory)
-                    ended = await self._wait(backend, handle, limits)
-                    if ended is None:
-                        return _Waiting(handle, limits)
+                    found = await self._wait(backend, handle, limits, memory.watch)
+                    if isinstance(found, _Waiting):
+                        memory.note(found.watch)
+                        return found
+                    ended = found
                 assert memory.handle is not None  # noqa: S101  # it has just ended
                 result = await self._settle(backend, memory, memory.handle, ended)
                 ended = None
@@ -240,9 +249,11 @@ class RemoteSyncOperator(BaseOperator):
             outage=waiting.outage,
         )
 
-    async def _wait(self, given: RemoteBackend, handle: RunHandle, limits: Limits) -> Ended | None:
-        """Look until the end; ``None`` if somebody else shall go on looking."""
-        watch = Watch(limits, manual=bool(handle.get("manual")))
+    async def _wait(
+        self, given: RemoteBackend, handle: RunHandle, limits: Limits, kept: Mapping[str, Any] | None
+    ) -> Ended | _Waiting:
+        """Look until the end, or until somebody else shall go on looking."""
+        watch = Watch(limits, manual=bool(handle.get("manual")), kept=kept)
         backend = given
         try:
             while True:
@@ -250,10 +261,12 @@ class RemoteSyncOperator(BaseOperator):
                 try:
                     step = watch.see(await backend.poll(handle), time.time())
                 except SyncUnavailableError as error:
+                    self.log.warning("%s", error)
                     after = error.retry_after
                     step = watch.fail(Outcome.UNAVAILABLE, str(error), time.time(), retry_after=after)
                     rest = max(rest, after)
                 except SyncDeniedError as error:
+                    self.log.warning("%s", error)
                     # The key may just be exchanged.
                     step = watch.fail(Outcome.DENIED, str(error), time.time())
                     await backend.aclose()
@@ -265,9 +278,10 @@ class RemoteSyncOperator(BaseOperator):
                     raise InvalidSyncError(f"sync {handle['name']!r} was cancelled with its task")
                 if step.outcome is not None:
                     return step.outcome, step.detail, watch.status
+                pause = watch.pause(time.time(), most=rest)
                 if self.deferrable or self.mode == "reschedule":
-                    return None
-                await asyncio.sleep(max(watch.pause(time.time(), most=rest), 0.05))
+                    return _Waiting(handle, limits, watch.to_dict(), max(pause, MIN_RESCHEDULE))
+                await asyncio.sleep(max(pause, 0.05))
         except InvalidError:
             raise  # the sync is gone, or cancelled already
         except BaseException:

@@ -96,6 +96,11 @@ class Failing:
     detail: str
     told_to_wait: float = 0.0
 
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Failing:
+        """Read what :func:`dataclasses.asdict` wrote."""
+        return cls(**{**value, "outcome": Outcome(value["outcome"])})
+
     def ends(self, limits: Limits) -> float:
         """Return when it has lasted too long."""
         if self.outcome is Outcome.DENIED:
@@ -125,9 +130,12 @@ class Watch:
     :param limits: How long.
     :param manual: The vendor does not go on with a rescheduled run by itself.
     :param grace: Seconds after the vendor's own time before it is told to go on.
+    :param kept: What another watch of the same run knew, from :meth:`to_dict`.
     """
 
-    def __init__(self, limits: Limits, *, manual: bool, grace: float = 5.0) -> None:
+    def __init__(
+        self, limits: Limits, *, manual: bool, grace: float = 5.0, kept: Mapping[str, Any] | None = None
+    ) -> None:
         self.status = RunStatus(status=SyncStatus.PENDING)
         self._limits = limits
         self._manual = manual
@@ -140,6 +148,33 @@ class Watch:
         self._tell_at = 0.0
         self._untold: Failing | None = None
         self._failing: Failing | None = None
+        if kept:
+            self._restore(kept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known of the run, as plain JSON, for a watch that goes on."""
+        return {
+            "status": self.status.to_dict(),
+            "progress": None if self._progress is None else list(self._progress),
+            "progressed": self._progressed,
+            "began": self._began,
+            "reschedules": sorted(self._reschedules),
+            "until": self._until,
+            "tell_at": self._tell_at,
+            "untold": None if self._untold is None else asdict(self._untold),
+            "failing": None if self._failing is None else asdict(self._failing),
+        }
+
+    def _restore(self, kept: Mapping[str, Any]) -> None:
+        self.status = RunStatus.from_dict(kept["status"])
+        progress, failing, untold = kept["progress"], kept["failing"], kept["untold"]
+        self._progress = None if progress is None else (progress[0], progress[1])
+        self._progressed = kept["progressed"]
+        self._began = kept["began"]
+        self._reschedules = set(kept["reschedules"])
+        self._until, self._tell_at = kept["until"], kept["tell_at"]
+        self._untold = None if untold is None else Failing.from_dict(untold)
+        self._failing = None if failing is None else Failing.from_dict(failing)
 
     def see(self, status: RunStatus, now: float) -> Step:
         """Take note of a status."""

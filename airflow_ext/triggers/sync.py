@@ -112,9 +112,14 @@ class _PollingTrigger(BaseEventTrigger):
     def _events(self, board: Board, stream: AsyncIterator[int]) -> AsyncIterator[TriggerEvent]: ...
 
     async def _until_end(
-        self, board: Board, stream: AsyncIterator[int], handle: RunHandle, limits: Limits
+        self,
+        board: Board,
+        stream: AsyncIterator[int],
+        handle: RunHandle,
+        limits: Limits,
+        kept: Mapping[str, Any] | None = None,
     ) -> tuple[Step, RunStatus]:
-        watch = Watch(limits, manual=bool(handle.get("manual")))
+        watch = Watch(limits, manual=bool(handle.get("manual")), kept=kept)
         key = board.join(handle)
         pending: asyncio.Task[int] | None = None
         last = 0
@@ -163,6 +168,7 @@ class SyncTrigger(_PollingTrigger):
     :param poll_interval: Seconds between two questions to the vendor.
     :param cancel_on_kill: Cancel the run when a user ends the task; a run that somebody else started never is.
     :param resume_after: Seconds to wait at least before a worker is started.
+    :param watch: What was known of the run when waiting began, of :meth:`Watch.to_dict`.
     """
 
     def __init__(
@@ -174,12 +180,14 @@ class SyncTrigger(_PollingTrigger):
         poll_interval: float,
         cancel_on_kill: bool = True,
         resume_after: float = RESUME_AFTER,
+        watch: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(sync_conn_id=sync_conn_id, poll_interval=poll_interval)
         self.handle = handle
         self.limits = limits
         self.cancel_on_kill = cancel_on_kill
         self.resume_after = resume_after
+        self.watch = watch
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments."""
@@ -192,12 +200,14 @@ class SyncTrigger(_PollingTrigger):
                 "poll_interval": self.poll_interval,
                 "cancel_on_kill": self.cancel_on_kill,
                 "resume_after": self.resume_after,
+                "watch": self.watch,
             },
         )
 
     async def _events(self, board: Board, stream: AsyncIterator[int]) -> AsyncIterator[TriggerEvent]:
         started = time.monotonic()
-        step, status = await self._until_end(board, stream, self.handle, Limits.from_dict(self.limits))
+        limits = Limits.from_dict(self.limits)
+        step, status = await self._until_end(board, stream, self.handle, limits, self.watch)
         assert step.outcome is not None  # noqa: S101  # that is what it waits for
         await asyncio.sleep(max(0.0, started + self.resume_after - time.monotonic()))
         yield TriggerEvent(SyncEvent(outcome=str(step.outcome), detail=step.detail, status=status.to_dict()))

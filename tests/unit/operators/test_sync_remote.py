@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,6 @@ from airflow_ext.contracts import Contract
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.exceptions import SyncFailedError, SyncUnavailableError
 from airflow_ext.operators.sync import SchemaGate, SyncOperator, SyncWait
-from airflow_ext.sync import fivetran as fivetran_sync
-from airflow_ext.sync import watch as watching
-from airflow_ext.sync.model import RunStatus, SyncStatus
 from airflow_ext.testing.airbyte import JobScript, LocalAirbyte
 from airflow_ext.testing.fivetran import LocalFivetran, SyncScript, Tables
 from airflow_ext.triggers.sync import SyncTrigger
@@ -125,47 +120,6 @@ def test_the_handle_is_kept_before_the_task_sleeps_and_a_retry_goes_on_with_the_
         assert posts(server) == 1
         assert not state.values
         assert result["run_id"]
-
-
-def test_a_cleared_task_starts_anew_also_while_its_earlier_try_is_being_ended(
-    fivetran: LocalFivetran, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Clearing ends the trigger, which pauses the connection and lets it go on: the new try comes after or amid."""
-    monkeypatch.setattr(fivetran_sync, "PAUSED_STEP", 0.02)
-    shop = fivetran.connection("shop", SyncScript(seconds=300))
-    state = TaskState()
-
-    def again(try_number: int) -> Any:
-        with pytest.raises(TaskDeferred) as deferred:
-            make(deferrable=True).execute(context(state, try_number=try_number))
-        return deferred.value.trigger
-
-    @contextmanager
-    def ending() -> Iterator[None]:
-        shop.pause(fivetran.now(), paused=True)
-        fivetran.forget_calls()
-
-        def go_on() -> None:
-            while not fivetran.calls(method="GET"):
-                time.sleep(0.01)
-            shop.pause(fivetran.now(), paused=False)
-
-        other = threading.Thread(target=go_on, daemon=True)
-        other.start()
-        yield
-        other.join()
-        assert posts(fivetran) == 1
-
-    asyncio.run(again(1).on_kill())
-    again(2)
-    assert posts(fivetran) == 2
-    with ending():
-        again(3)
-    found = again(4)  # what it found is ended only then
-    status = RunStatus(status=SyncStatus.CANCELLED).to_dict()
-    event = {"outcome": "cancelled", "detail": "paused", "status": status}
-    with ending(), pytest.raises(TaskDeferred):
-        make(deferrable=True).execute_complete(context(state, try_number=4), event, found.handle)
 
 
 @pytest.mark.parametrize("lost", ["before", "after"])
@@ -338,18 +292,6 @@ def test_a_rescheduled_sync_goes_on_at_the_vendors_time_and_not_before(fivetran:
     assert not done.is_alive()
     assert posts(fivetran) == 2
     assert fivetran.calls(method="POST", path="*/sync")[1].body == {"force": False}
-
-
-def test_a_vendor_that_does_not_take_it_to_go_on_is_told_again(
-    fivetran: LocalFivetran, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watching, "TELL_AGAIN", 0.05)
-    put_off = SyncScript(seconds=0, outcome="reschedule", reschedule_after=-6)
-    fivetran.connection("shop", put_off, SyncScript(seconds=0))
-    fivetran.fail(403, times=2, after=1, path="*/sync", method="POST")
-    make().execute(context(TaskState()))
-    assert [call.status for call in fivetran.calls(method="POST")] == [200, 403, 403, 200]
-    assert not fivetran.calls(method="PATCH")
 
 
 def test_reschedule_mode_starts_once_and_looks_again(airbyte: LocalAirbyte) -> None:
