@@ -46,6 +46,20 @@ class SyncWait:
             if value is not None and not (number and value > 0):
                 raise ValueError(f"{name}={value!r}: give a number above 0")
 
+    def limits(self, now: float, *, most: float | None) -> Limits:
+        """Return the limits of a run that is asked for now.
+
+        :param most: Time in all where ``timeout`` does not say.
+        """
+        seconds = most if self.timeout is None else self.timeout
+        return Limits(
+            deadline=None if seconds is None else now + seconds,
+            start_by=now + self.start_timeout,
+            stuck_after=self.stuck_after,
+            max_reschedules=self.max_reschedules,
+            outage=self.outage,
+        )
+
 
 class Memory:
     """What a task knows of its runs, in Airflow's task state: it survives retries and lost workers.

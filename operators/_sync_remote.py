@@ -20,13 +20,13 @@ from airflow_ext.exceptions import (
     InvalidError,
     InvalidSyncError,
     SyncDeniedError,
-    SyncFailedError,
     SyncUnavailableError,
 )
 from airflow_ext.hooks.sync_vendors import get_remote_backend
+from airflow_ext.operators._sync_ended import Ended, error_of
 from airflow_ext.operators._sync_memory import Memory, SyncWait
 from airflow_ext.sync.backend import RemoteBackend, RunHandle, SyncRequest
-from airflow_ext.sync.model import RunStatus, SyncResult
+from airflow_ext.sync.model import SyncResult
 from airflow_ext.sync.watch import Limits, Outcome, Watch
 from airflow_ext.triggers.sync import SyncTrigger, parse_event, state_asset
 
@@ -47,8 +47,6 @@ NET_SECONDS = 180
 
 MODES = ("poke", "reschedule")
 MIN_RESCHEDULE = 10
-
-Ended = tuple[Outcome, str, RunStatus]
 
 
 @dataclass(frozen=True)
@@ -237,17 +235,8 @@ class RemoteSyncOperator(BaseOperator):
             self.log.info("Started %s: %s", handle["name"], handle.get("link") or "")
 
     def _limits(self) -> Limits:
-        now, waiting = time.time(), self.waiting
-        seconds = waiting.timeout
-        if seconds is None and self.execution_timeout is not None and self.deferrable:
-            seconds = self.execution_timeout.total_seconds()
-        return Limits(
-            deadline=None if seconds is None else now + seconds,
-            start_by=now + waiting.start_timeout,
-            stuck_after=waiting.stuck_after,
-            max_reschedules=waiting.max_reschedules,
-            outage=waiting.outage,
-        )
+        most = self.execution_timeout if self.deferrable else None
+        return self.waiting.limits(time.time(), most=None if most is None else most.total_seconds())
 
     async def _wait(
         self, given: RemoteBackend, handle: RunHandle, limits: Limits, kept: Mapping[str, Any] | None
@@ -312,40 +301,21 @@ class RemoteSyncOperator(BaseOperator):
         if outcome is Outcome.SUCCEEDED:
             status = await backend.explain(handle, status)
             return await self._inspect(backend, handle, await backend.result(handle, status))
-        where = f"sync {handle['name']!r} ({handle['sync']})"
-        link = str(handle.get("link") or "")
-        see = f" See {link}" if link else ""
         if outcome is Outcome.CANCELLED and handle.get("resumed") and not memory.restarted:
             # Ending the earlier try cancelled it, just after this one had found it running.
             memory.restarted = True
             memory.forget()
             return None
-        if outcome is Outcome.UNAVAILABLE:
-            # The run may go on; the next try finds it by what is kept.
-            raise SyncUnavailableError(f"{where}: {detail}", service=self.sync_conn_id, link=link)
-        if outcome is Outcome.DENIED:
-            raise SyncDeniedError(f"{where}: {detail}", link=link)
-        if outcome in (Outcome.FAILED, Outcome.CANCELLED):
-            status = await backend.explain(handle, status)
-        else:
-            await self._cancel(backend, handle, END_SECONDS)
-        memory.forget()
-        reason = status.reason or detail
+        if outcome not in (Outcome.UNAVAILABLE, Outcome.DENIED):
+            # Of those the run may go on; the next try finds it by what is kept.
+            if outcome in (Outcome.FAILED, Outcome.CANCELLED):
+                status = await backend.explain(handle, status)
+            else:
+                await self._cancel(backend, handle, END_SECONDS)
+            memory.forget()
         mine = backend.capabilities.cancel and not handle.get("adopted")
-        fate = "it is cancelled" if mine else "it goes on"
-        told = {
-            Outcome.FAILED: f"failed: {reason}",
-            Outcome.CANCELLED: f"was cancelled: {reason}",
-            Outcome.TIMED_OUT: f"did not end in time, it was {status.phase or status.status}; {fate}",
-            Outcome.NOT_STARTED: f"had not begun after {self.waiting.start_timeout:g} s; {fate}",
-            Outcome.STUCK: f"is stuck, {detail}; {fate}",
-            Outcome.TOO_OFTEN: f"was put off by the vendor too often, {detail}; {fate}",
-        }[outcome]
-        if outcome is Outcome.CANCELLED or status.fixable:
-            raise InvalidSyncError(f"{where} {told}.{see}", code=str(outcome), link=link)
-        raise SyncFailedError(
-            f"{where} {told}.{see}", status=str(outcome), run_id=status.run_id, reason=reason, link=link
-        )
+        told = outcome, detail, status
+        raise error_of(handle, told, self.waiting, service=self.sync_conn_id, cancelled=mine)
 
     async def _cancel(self, backend: RemoteBackend, handle: RunHandle, patience: float) -> None:
         if handle.get("adopted"):
