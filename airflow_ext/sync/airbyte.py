@@ -202,7 +202,9 @@ class AirbyteBackend:
                 job = _mapping(await self.http.call("POST", "/jobs", body=body))
                 if not number_of(job):
                     raise SyncUnavailableError("Airbyte answered a job without an id", service="Airbyte")
-            except SyncUnavailableError:
+            except SyncUnavailableError as error:
+                if error.retry_after:
+                    raise  # it is the caller who can wait as long as is asked
                 # The answer is lost, the job perhaps not: nothing may be started twice.
                 mine = await self._since(handle)
                 if mine is not None:

@@ -39,6 +39,12 @@ CANCEL_STEP = 1.0
 PAUSE_TIMEOUT = 65.0
 """Pausing works for up to 60 s where a sync runs."""
 
+BEGIN_SECONDS = 60.0
+"""So long a re-sync that was asked for may not show; how long it takes is not documented."""
+
+BEGIN_STEP = 3.0
+TOO_MANY = "TooManyRequests"
+
 PAUSED_STEP = 2.0
 """Seconds between two looks whether a connection that is paused goes on."""
 
@@ -174,7 +180,12 @@ class FivetranBackend:
             return {**handle, "behind": True}
         if keep is not None:
             await keep(handle)
-        await self._request(handle, request.scope)
+        try:
+            await self._request(handle, request.scope)
+        except SyncUnavailableError as error:
+            if keep is not None and error.code == TOO_MANY:
+                await keep({**handle, "refused": True})
+            raise
         return {**handle, "requested": True}
 
     async def _request(self, handle: RunHandle, scope: Mapping[str, Any] | None) -> None:
@@ -188,27 +199,41 @@ class FivetranBackend:
                 else:
                     await self.http.call("POST", f"{path}/sync", body={"force": False})
             except SyncUnavailableError as error:
+                # With too many requests none was taken, and it is the caller who can wait as long as is asked.
+                if error.code == TOO_MANY:
+                    raise
                 if await self._began(handle):
                     return
-                if number + 1 >= self.http.tries or error.code == "TooManyRequests":
+                if number + 1 >= self.http.tries:
                     raise
+                await self._sleep(min(2.0, 0.25 * 2**number))
+            except InvalidSyncError as error:
+                # What is in the way may be what was asked for before.
+                if error.status != 409 or not number or not await self._began(handle):
+                    raise
+                return
             else:
                 return
 
     async def _began(self, handle: RunHandle) -> bool:
-        status = state.judge(await self._get(handle["sync"]), handle)
-        return status.status not in (SyncStatus.PENDING, SyncStatus.CANCELLED)
+        """Tell whether a run has begun since; of a re-sync, which must not be asked for twice, look for a while."""
+        left = BEGIN_SECONDS if handle.get("resync") else 0.0
+        while True:
+            status = state.judge(await self._get(handle["sync"]), handle).status
+            if status is not SyncStatus.PENDING or left <= 0:
+                return status not in (SyncStatus.PENDING, SyncStatus.CANCELLED)
+            await self._sleep(BEGIN_STEP)
+            left -= BEGIN_STEP
 
     async def resume(self, handle: RunHandle) -> RunHandle | None:
         """Return the handle of a run that an earlier process started.
 
         :raises InvalidSyncError: If the connection is gone.
         """
-        connection = await self._get_known(handle)
-        status = state.judge(connection, handle)
-        if status.status is SyncStatus.CANCELLED or handle.get("behind"):
+        status = state.judge(await self._get_known(handle), handle).status
+        if status is SyncStatus.CANCELLED or handle.get("behind") or handle.get("refused"):
             return None
-        if status.status is SyncStatus.PENDING and not (handle.get("requested") and handle.get("resync")):
+        if status is SyncStatus.PENDING and not (handle.get("resync") and await self._began(handle)):
             # The request was not sent, or is just being taken in, or ending the earlier try has stopped the run
             # without a trace: asking again is harmless.
             return None

@@ -150,7 +150,9 @@ class HightouchBackend:
             number += 1
             try:
                 answer = _mapping(await self.http.call("POST", f"{_path(handle['sync'])}/trigger", body=body))
-            except SyncUnavailableError:
+            except SyncUnavailableError as error:
+                if error.retry_after:
+                    raise  # it is the caller who can wait as long as is asked
                 # The answer is lost, the run perhaps not: nothing may be started twice.
                 await asyncio.sleep(min(2.0, 0.25 * 2**number))
                 mine = await self._since(handle)

@@ -78,10 +78,15 @@ async def everything(backend: RemoteBackend, handle: dict[str, Any]) -> int:
     async def follow() -> None:
         await backend.poll(await backend.next_run(handle["name"], since=since))
 
+    async def look() -> None:
+        for told in (await backend.status_many({str(number): handle for number in range(4)})).values():
+            if isinstance(told, Exception):
+                raise told
+
     steps: list[Callable[[], Any]] = [
         lambda: backend.describe(handle["name"]),
         lambda: backend.start(SyncRequest(sync=handle["name"])),
-        lambda: backend.status_many({str(number): handle for number in range(4)}),
+        look,
         lambda: backend.tables(handle, columns=True),
         lambda: backend.resume(handle),
         lambda: backend.cancel(handle),
