@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_ext.sync.backend import RunHandle
 from airflow_ext.sync.model import SyncResult
-from airflow_ext.sync.watch import Limits
+from airflow_ext.sync.watch import Failing, Limits
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -78,10 +78,27 @@ class Memory:
         self.results: list[dict[str, Any]] = list(kept.get("results") or ())
         self.restarted = False
         self.earlier_try = kept.get("try") != self._try
+        self.started: bool = bool(kept.get("started")) and not self.earlier_try
+        self.ended: Any = None if self.earlier_try else kept.get("ended")
+        self.failing: Failing | None = None
+        if kept.get("failing") and not self.earlier_try:
+            self.failing = Failing.from_dict(kept["failing"])
 
-    def keep(self, handle: RunHandle, limits: Limits) -> None:
-        """Remember a run."""
+    def keep(self, handle: RunHandle, limits: Limits, *, started: bool) -> None:
+        """Remember a run.
+
+        :param started: The vendor has taken it; else it may know nothing of it.
+        """
         self.handle, self.limits, self.watch = handle, limits.to_dict(), None
+        self.started, self.earlier_try = started, False
+        self._write()
+
+    def put_off(self, failing: Failing, limits: Limits, ended: Any) -> None:
+        """Remember that the vendor does not answer.
+
+        :param ended: How the run has ended, as plain JSON; ``None`` before its start.
+        """
+        self.failing, self.limits, self.ended, self.earlier_try = failing, limits.to_dict(), ended, False
         self._write()
 
     def note(self, watch: Mapping[str, Any]) -> None:
@@ -97,7 +114,8 @@ class Memory:
 
     def forget(self) -> None:
         """Forget the run, not the results of those before it."""
-        self.handle = self.limits = self.watch = None
+        self.handle = self.limits = self.watch = self.ended = None
+        self.started = False
         self._write()
 
     def clear(self) -> None:
@@ -113,5 +131,8 @@ class Memory:
                 "watch": self.watch,
                 "try": self._try,
                 "results": self.results,
+                "started": self.started,
+                "ended": self.ended,
+                "failing": None if self.failing is None else asdict(self.failing),
             }
             self._store.set(MEMORY_KEY, value)

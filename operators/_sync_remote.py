@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
@@ -26,12 +27,14 @@ from airflow_ext.hooks.sync_vendors import get_remote_backend
 from airflow_ext.operators._sync_ended import Ended, error_of
 from airflow_ext.operators._sync_memory import Memory, SyncWait
 from airflow_ext.sync.backend import RemoteBackend, RunHandle, SyncRequest
-from airflow_ext.sync.model import SyncResult
-from airflow_ext.sync.watch import Limits, Outcome, Watch
-from airflow_ext.triggers.sync import SyncTrigger, parse_event, state_asset
+from airflow_ext.sync.model import RunStatus, SyncResult
+from airflow_ext.sync.watch import Limits, Outcome, Watch, failing
+from airflow_ext.triggers.sync import SyncTrigger, event_of, parse_event, state_asset
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+T = TypeVar("T")
 
 CANCEL_SECONDS = 4.0
 """Airflow kills a task five seconds after it has asked it to stop."""
@@ -61,6 +64,17 @@ class _Waiting:
     limits: Limits
     watch: Mapping[str, Any]
     rest: float
+
+
+class _PutOffError(Exception):
+    """The vendor does not answer now.
+
+    :param at: When to ask again, in seconds since 1970.
+    """
+
+    def __init__(self, at: float) -> None:
+        super().__init__(at)
+        self.at = at
 
 
 class RemoteSyncOperator(BaseOperator):
@@ -146,7 +160,7 @@ class RemoteSyncOperator(BaseOperator):
         if isinstance(done, _Waiting):
             return self._sleep(done)
         if isinstance(done, float):
-            self.log.info("The next run may start at %s", datetime.fromtimestamp(done, UTC))
+            self.log.info("Going on at %s", datetime.fromtimestamp(done, UTC))
             raise AirflowRescheduleException(datetime.fromtimestamp(done, UTC))
         try:
             return self._end(context, done)
@@ -179,6 +193,7 @@ class RemoteSyncOperator(BaseOperator):
         backend = get_remote_backend(self.sync_conn_id)
         try:
             while len(memory.results) < len(plan):
+                ended = ended or (parse_event(memory.ended) if memory.ended else None)
                 if ended is None:
                     if memory.handle is None and (hold := self._hold_until()) is not None:
                         return hold
@@ -194,6 +209,8 @@ class RemoteSyncOperator(BaseOperator):
                 if result is not None:
                     memory.finish(result)
             return [SyncResult.from_dict(each) for each in memory.results]
+        except _PutOffError as put_off:
+            return put_off.at
         finally:
             self._remote = None
             await backend.aclose()
@@ -201,28 +218,63 @@ class RemoteSyncOperator(BaseOperator):
     async def _begin(
         self, backend: RemoteBackend, request: SyncRequest, memory: Memory
     ) -> tuple[RunHandle, Limits]:
-        if memory.handle is not None and memory.limits is not None and not memory.earlier_try:
+        kept = None if memory.earlier_try or memory.limits is None else Limits.from_dict(memory.limits)
+        if memory.handle is not None and kept is not None and memory.started:
             self._remote = backend, memory.handle
-            return memory.handle, Limits.from_dict(memory.limits)
-        limits = self._limits()
-        handle: RunHandle | None = None
+            return memory.handle, kept
+        limits = kept or self._limits()
 
         async def keep(draft: RunHandle) -> None:
             self._remote = backend, draft
-            memory.keep(draft, limits)
+            memory.keep(draft, limits, started=False)
 
-        if memory.handle is not None or memory.restarted:
-            request = replace(request, patience=PAUSE_SECONDS)
-        if memory.handle is not None:
-            handle = await backend.resume(memory.handle)
-            if handle is not None:
-                self.log.info("Going on with the run of %s that an earlier try started", handle["name"])
-        memory.earlier_try = False
-        if handle is None:
-            handle = await backend.start(request, keep=keep)
+        async def start() -> RunHandle:
+            if memory.handle is not None:
+                handle = await backend.resume(memory.handle)
+                if handle is not None:
+                    self.log.info("Going on with the run of %s that an earlier try started", handle["name"])
+                    return handle
+            patience = PAUSE_SECONDS if memory.handle is not None or memory.restarted else 0.0
+            handle = await backend.start(replace(request, patience=patience), keep=keep)
             self._tell_start(handle)
-        await keep(handle)
+            return handle
+
+        handle = await self._bear(memory, limits, start)
+        limits = replace(limits, start_by=self._limits().start_by)
+        self._remote = backend, handle
+        memory.keep(handle, limits, started=True)
         return handle, limits
+
+    async def _bear(
+        self, memory: Memory, limits: Limits, ask: Callable[[], Awaitable[T]], ended: Ended | None = None
+    ) -> T:
+        """Ask the vendor until there is an answer, for as long as it may be unreachable.
+
+        :param ended: How the run has ended, for whoever asks on.
+        :raises _PutOffError: If the task shall ask again later, and sleep until then without a worker.
+        """
+        while True:
+            try:
+                answer = await ask()
+            except SyncUnavailableError as error:
+                now, after = time.time(), error.retry_after
+                memory.failing = fails = failing(
+                    memory.failing, Outcome.UNAVAILABLE, str(error), now, retry_after=after
+                )
+                last = min(fails.ends(limits), limits.deadline or math.inf)
+                if now >= last:
+                    raise
+                rest = min(max(self.waiting.poll_interval, after), last - now)
+                self.log.warning("%s; asking again in %.0f s", error, rest)
+                if self.deferrable or self.mode == "reschedule":
+                    memory.put_off(fails, limits, None if ended is None else event_of(ended))
+                    raise _PutOffError(now + max(rest, MIN_RESCHEDULE)) from error
+                await asyncio.sleep(rest)
+                if self._killed:
+                    raise
+            else:
+                memory.failing = None
+                return answer
 
     def _tell_start(self, handle: RunHandle) -> None:
         if handle.get("behind"):
@@ -299,8 +351,14 @@ class RemoteSyncOperator(BaseOperator):
             memory.forget()
             return None
         if outcome is Outcome.SUCCEEDED:
-            status = await backend.explain(handle, status)
-            return await self._inspect(backend, handle, await backend.result(handle, status))
+
+            async def collect() -> SyncResult:
+                told = await backend.explain(handle, status)
+                return await self._inspect(backend, handle, await backend.result(handle, told))
+
+            limits = Limits.from_dict(memory.limits) if memory.limits else self._limits()
+            # The run has ended in time, however long it takes to hear what it brought.
+            return await self._bear(memory, replace(limits, deadline=None), collect, ended)
         if outcome is Outcome.CANCELLED and handle.get("resumed") and not memory.restarted:
             # Ending the earlier try cancelled it, just after this one had found it running.
             memory.restarted = True
@@ -309,13 +367,20 @@ class RemoteSyncOperator(BaseOperator):
         if outcome not in (Outcome.UNAVAILABLE, Outcome.DENIED):
             # Of those the run may go on; the next try finds it by what is kept.
             if outcome in (Outcome.FAILED, Outcome.CANCELLED):
-                status = await backend.explain(handle, status)
+                status = await self._explained(backend, handle, status)
             else:
                 await self._cancel(backend, handle, END_SECONDS)
             memory.forget()
         mine = backend.capabilities.cancel and not handle.get("adopted")
         told = outcome, detail, status
         raise error_of(handle, told, self.waiting, service=self.sync_conn_id, cancelled=mine)
+
+    async def _explained(self, backend: RemoteBackend, handle: RunHandle, status: RunStatus) -> RunStatus:
+        try:
+            return await backend.explain(handle, status)
+        except SyncUnavailableError as error:
+            self.log.warning("No more is known of the run: %s", error)
+            return status
 
     async def _cancel(self, backend: RemoteBackend, handle: RunHandle, patience: float) -> None:
         if handle.get("adopted"):

@@ -68,6 +68,12 @@ def parse_event(event: Any) -> tuple[Outcome, str, RunStatus]:
     return Outcome(event["outcome"]), str(event["detail"]), RunStatus.from_dict(event["status"])
 
 
+def event_of(ended: tuple[Outcome, str, RunStatus]) -> SyncEvent:
+    """Return what :func:`parse_event` reads."""
+    outcome, detail, status = ended
+    return SyncEvent(outcome=str(outcome), detail=detail, status=status.to_dict())
+
+
 class _PollingTrigger(BaseEventTrigger):
     """What has a connection and a poll interval shares one poller with others of the same."""
 
@@ -210,7 +216,7 @@ class SyncTrigger(_PollingTrigger):
         step, status = await self._until_end(board, stream, self.handle, limits, self.watch)
         assert step.outcome is not None  # noqa: S101  # that is what it waits for
         await asyncio.sleep(max(0.0, started + self.resume_after - time.monotonic()))
-        yield TriggerEvent(SyncEvent(outcome=str(step.outcome), detail=step.detail, status=status.to_dict()))
+        yield TriggerEvent(event_of((step.outcome, step.detail, status)))
 
     async def on_kill(self) -> None:
         """Cancel the run: a user has ended the task, so nobody waits for it any more."""

@@ -15,7 +15,7 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, TaskDeferred
 
-from airflow_ext.exceptions import SyncFailedError
+from airflow_ext.exceptions import SyncFailedError, SyncUnavailableError
 from airflow_ext.operators import _sync_remote
 from airflow_ext.operators.sync import SyncOperator, SyncWait
 from airflow_ext.sync import fivetran as fivetran_sync
@@ -152,3 +152,55 @@ def test_a_run_that_began_and_is_stopped_just_after_the_task_fell_asleep_is_no_l
             return (await anext(events)).payload
 
     assert asyncio.run(event())["outcome"] == "cancelled"
+
+
+@pytest.mark.parametrize("mode", ["deferrable", "reschedule"])
+def test_a_quota_that_is_used_up_around_a_run_is_slept_through(
+    fivetran: LocalFivetran, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(_sync_remote, "time", SimpleNamespace(time=clock))
+    fivetran.connection("shop", SyncScript(seconds=0))
+    fivetran.fail(429, path="*/sync", method="POST", retry_after=120)
+    fivetran.fail(429, path="*/schemas", retry_after=3600)
+    given: dict[str, Any] = {"deferrable": mode == "deferrable", "waiting": SyncWait(poll_interval=30)}
+    state = TaskState()
+
+    def run() -> Any:
+        if mode == "reschedule":
+            given["mode"] = mode
+        return make(**given).execute(context(state))
+
+    for seconds in (120, 3600):
+        with pytest.raises(AirflowRescheduleException) as asleep:
+            run()
+        assert asleep.value.reschedule_date.timestamp() == clock.now + seconds
+        clock.now += seconds
+        # What the sync does meanwhile is another run's matter.
+        vars(fivetran.connections["shop"]).update(failed=fivetran.now() if seconds == 3600 else None)
+    assert run()["run_id"] == fivetran.connections["shop"].history[0].sync_id
+    assert [call.status for call in fivetran.calls(method="POST")] == [429, 200]
+    assert not state.values
+
+
+def test_an_outage_at_the_start_ends_the_task_in_time_and_the_next_try_asks_anew(
+    fivetran: LocalFivetran,
+) -> None:
+    fivetran.connection("shop", SyncScript(seconds=0))
+    fivetran.fail(429, times=10_000, path="*/sync", retry_after=0)
+    state = TaskState()
+    with pytest.raises(SyncUnavailableError, match="429"):
+        make(waiting=SyncWait(poll_interval=0.05, outage=0.2)).execute(context(state))
+    assert posts(fivetran) > 2
+    fivetran.heal()
+    fivetran.fail(429, times=2, path="*/sync", retry_after=0)
+    fivetran.fail(503, times=1, path="*/sync-history")
+    assert make().execute(context(state, try_number=2))["run_id"]
+    assert not fivetran.calls(method="PATCH")
+
+
+def test_a_failure_is_told_also_where_its_reason_cannot_be_read(fivetran: LocalFivetran) -> None:
+    fivetran.connection("shop", SyncScript(seconds=0, outcome="fail"))
+    fivetran.fail(429, path="*/sync-history", retry_after=3600)
+    with pytest.raises(SyncFailedError, match=r"'shop' .* failed"):
+        make().execute(context(TaskState()))
