@@ -9,7 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import Asset, BaseSensorOperator, PokeReturnValue
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+)
 
 from airflow_ext.exceptions import (
     AirflowExtError,
@@ -101,11 +106,24 @@ class SyncSensor(BaseSensorOperator):
         self._since = self._moment(context)
         if not self.deferrable:
             return super().execute(context)
+        deadline = self._began(context).timestamp() + self.timeout
         try:
             handle, status = asyncio.run(self._look(self._since))
+        except SyncUnavailableError as error:
+            raise self._later(error, deadline) from error
         except (InvalidError, DeniedError) as error:
             raise self._refused(error) from error
-        return self._go(handle, status, time.time() + self.timeout)
+        return self._go(handle, status, deadline)
+
+    def _later(self, error: SyncUnavailableError, deadline: float) -> Exception:
+        """Return what lets the task sleep until the vendor may be asked for the first time."""
+        now = time.time()
+        if now >= deadline:
+            late = f"{error}; so it was for {self.timeout:g} s"
+            return AirflowSkipException(late) if self.soft_fail else AirflowSensorTimeout(late)
+        self.log.warning("%s; trying again", error)
+        rest = max(self.poll_interval, error.retry_after, MIN_RESCHEDULE)
+        return AirflowRescheduleException(datetime.fromtimestamp(min(now + rest, deadline), UTC))
 
     def _go(self, handle: RunHandle, status: RunStatus, deadline: float) -> Any:
         if self._ends(status):
@@ -186,9 +204,10 @@ class SyncSensor(BaseSensorOperator):
                     f"since={self.since!r} is no moment; a run without a data interval has no data_interval_end"
                 )
             return found.isoformat()
-        first = context["ti"].get_first_reschedule_date(context) if self.mode == "reschedule" else None
-        began: datetime = first or datetime.now(UTC)
-        return (began - (self.within or timedelta(0))).isoformat()
+        return (self._began(context) - (self.within or timedelta(0))).isoformat()
+
+    def _began(self, context: Context) -> datetime:
+        return context["ti"].get_first_reschedule_date(context) or datetime.now(UTC)
 
     def _ends(self, status: RunStatus) -> bool:
         if self.on_failure != "wait" or status.status is SyncStatus.SUCCEEDED or status.fixable:

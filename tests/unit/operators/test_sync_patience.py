@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -115,7 +115,8 @@ def test_reschedule_mode_gives_up_as_every_other(
         clock.now += after
         with pytest.raises(AirflowRescheduleException) as asleep:
             make(**arguments).execute(context(state))
-        return (asleep.value.reschedule_date - datetime.now(UTC)).total_seconds()
+        rest: timedelta = asleep.value.reschedule_date - datetime.now(UTC)
+        return rest.total_seconds()
 
     assert 25 < look(0) <= 30
     fivetran.fail(429, times=1, retry_after=3600, path="/v1/connections/shop")
@@ -145,7 +146,7 @@ def test_a_run_that_began_and_is_stopped_just_after_the_task_fell_asleep_is_no_l
     shop.pause(fivetran.now(), paused=False)
     limits = Limits(vanished_after=0.2, start_by=time.time() + 60).to_dict()
     found: Any = deferred.value.trigger
-    waiting = SyncTrigger(**{**found.serialize()[1], "limits": limits, "resume_after": 0.0})
+    waiting: Any = SyncTrigger(**{**found.serialize()[1], "limits": limits, "resume_after": 0.0})
 
     async def event() -> Any:
         async with asyncio.timeout(20), aclosing(waiting.run()) as events:

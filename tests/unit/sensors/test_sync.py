@@ -13,6 +13,7 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import (
     AirflowFailException,
+    AirflowRescheduleException,
     AirflowSensorTimeout,
     AirflowSkipException,
     TaskDeferred,
@@ -43,8 +44,8 @@ def make(sync_conn_id: str = "ft", **arguments: Any) -> SyncSensor:
         return SyncSensor(task_id="fresh", sync_conn_id=sync_conn_id, sync="shop", **arguments)
 
 
-def context() -> Any:
-    return {"ti": SimpleNamespace(get_first_reschedule_date=lambda _: None)}
+def context(first: datetime | None = None) -> Any:
+    return {"ti": SimpleNamespace(get_first_reschedule_date=lambda _: first)}
 
 
 def resumed(sensor: SyncSensor, deferred: TaskDeferred) -> Any:
@@ -155,6 +156,20 @@ def test_waiting_ends_with_the_timeout(fivetran: LocalFivetran) -> None:
         sensor.execute(context())
     with pytest.raises(AirflowSensorTimeout, match=r"after 0\.2 s"):
         resumed(sensor, deferred.value)
+
+
+def test_a_vendor_that_does_not_answer_at_first_is_asked_again(fivetran: LocalFivetran) -> None:
+    shop = fivetran.connection("shop", SyncScript(seconds=0))
+    fivetran.fail(429, times=2, retry_after=120)
+    began = datetime.now(UTC)
+    with pytest.raises(AirflowRescheduleException) as asleep:
+        make().execute(context())
+    assert 115 < (asleep.value.reschedule_date - began).total_seconds() < 180
+    with pytest.raises(AirflowSensorTimeout, match="429"):
+        make(timeout=60).execute(context(began - timedelta(seconds=61)))
+    shop.trigger(fivetran.now(), force=False)
+    # What ended while the vendor did not answer has ended since the sensor began.
+    assert make().execute(context(began))["run_id"]
 
 
 def test_a_poke_is_one_look(airbyte: LocalAirbyte) -> None:

@@ -73,6 +73,7 @@ def context(state: TaskState, *, try_number: int = 1, **run: Any) -> Any:
         run_id="one",
         try_number=try_number,
         pushed=pushed,
+        get_first_reschedule_date=lambda _: None,
         xcom_push=lambda key, value: pushed.update({key: value}),
     )
     return {
