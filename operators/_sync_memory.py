@@ -28,8 +28,8 @@ class SyncWait:
     :param stuck_after: Time a running run may show no change; ``None`` for ever. Fivetran shows no progress, so
         there it limits the whole run.
     :param max_reschedules: How often the vendor may put the run off.
-    :param outage: How long the vendor may be unreachable while waiting, beyond what it asks to wait itself
-        (``Retry-After``).
+    :param outage: How long the vendor may be unreachable, before, while or after the run, beyond what it asks to wait
+        itself (``Retry-After``).
     :raises ValueError: If a number is not above 0.
     """
 
