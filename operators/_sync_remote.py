@@ -67,9 +67,9 @@ class _Waiting:
 
 
 class _PutOffError(Exception):
-    """The vendor does not answer now.
+    """The vendor does not answer now, or no run may start.
 
-    :param at: When to ask again, in seconds since 1970.
+    :param at: When to go on, in seconds since 1970.
     """
 
     def __init__(self, at: float) -> None:
@@ -195,8 +195,6 @@ class RemoteSyncOperator(BaseOperator):
             while len(memory.results) < len(plan):
                 ended = ended or (parse_event(memory.ended) if memory.ended else None)
                 if ended is None:
-                    if memory.handle is None and (hold := self._hold_until()) is not None:
-                        return hold
                     handle, limits = await self._begin(backend, plan[len(memory.results)], memory)
                     found = await self._wait(backend, handle, limits, memory.watch)
                     if isinstance(found, _Waiting):
@@ -234,6 +232,8 @@ class RemoteSyncOperator(BaseOperator):
                 if handle is not None:
                     self.log.info("Going on with the run of %s that an earlier try started", handle["name"])
                     return handle
+            if (hold := self._hold_until()) is not None:
+                raise _PutOffError(hold)
             patience = PAUSE_SECONDS if memory.handle is not None or memory.restarted else 0.0
             handle = await backend.start(replace(request, patience=patience), keep=keep)
             self._tell_start(handle)

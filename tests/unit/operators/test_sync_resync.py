@@ -81,12 +81,24 @@ def test_outside_of_its_hours_a_resync_sleeps_and_starts_nothing(fivetran: Local
     fivetran.connection("shop", SyncScript(seconds=0))
     now = datetime.now(UTC)
     soon, later = (f"{now + timedelta(hours=hours):%H:%M}" for hours in (2, 3))
-    with DAG("ingest", schedule=None):
-        task = ResyncOperator(task_id="again", sync_conn_id="ft", sync="shop", window=(soon, later))
-    with pytest.raises(AirflowRescheduleException) as asleep:
-        task.execute(context(TaskState()))
-    assert timedelta(hours=1, minutes=58) < asleep.value.reschedule_date - now <= timedelta(hours=2)
+    state = TaskState()
+
+    def run(**arguments: Any) -> timedelta:
+        with DAG("ingest", schedule=None):
+            task = ResyncOperator(task_id="again", sync_conn_id="ft", sync="shop", **arguments)
+        with pytest.raises(AirflowRescheduleException) as asleep:
+            task.execute(context(state))
+        due: datetime = asleep.value.reschedule_date
+        return due - now
+
+    hours = {"window": (soon, later)}
+    assert timedelta(hours=1, minutes=58) < run(**hours) <= timedelta(hours=2)
     assert not fivetran.calls(method="POST")
+    # Its hours are over when the vendor, whose quota was used up, may be asked again.
+    fivetran.fail(429, retry_after=7200, path="*/resync")
+    run()
+    assert timedelta(hours=1, minutes=58) < run(**hours) <= timedelta(hours=2)
+    assert len(fivetran.calls(method="POST")) == 1
 
 
 @pytest.mark.parametrize(
