@@ -39,6 +39,8 @@ def fivetran(airflow: LocalAirflow) -> Iterator[LocalFivetran]:
         server.connection("hooked", SyncScript(seconds=1000))
         server.connection("killed", SyncScript(seconds=1000))
         server.connection("crm", SyncScript(seconds=1), schedule_type="auto", sync_frequency=60)
+        # A request is tried four times; then the task sleeps, and asks again what its run has brought.
+        server.fail(503, times=4, path="*/shop/schemas")
         server.webhook(f"{airflow.url}/airflow-ext/sync/webhook/it_fivetran", secret=SECRET)
         yield server
 
@@ -169,6 +171,7 @@ def test_all_three_backends_bring_their_tables(
 ) -> None:
     run = runs["sync_three"]
     client.wait_for_run("sync_three", run, state="success")
+    assert fivetran.met()
     told = client.xcom("sync_three", run, "fivetran")
     assert told["run_id"] == fivetran.connections["shop"].history[0].sync_id
     assert client.xcom("sync_three", run, "fresh")["run_id"] == told["run_id"]
