@@ -6,7 +6,6 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +16,7 @@ from airflow_ext.exceptions import (
     SyncDeniedError,
     SyncUnavailableError,
 )
+from airflow_ext.sync.airbyte_lists import PAGE, jobs_listed, pages
 from airflow_ext.sync.airbyte_login import AirbyteLogin, explain
 from airflow_ext.sync.airbyte_state import check_active, judge, number_of, running_of, table_of
 from airflow_ext.sync.backend import Keep, RunHandle, SyncRequest, WebhookEvent
@@ -36,9 +36,7 @@ from airflow_ext.sync.shapes import object_of, objects_of
 
 BASE_URL = "https://api.airbyte.com/v1"
 CLOUD = "https://cloud.airbyte.com"
-PAGE = 100
 MAX_PAGES = 20
-POLL_PAGES = 5
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -142,16 +140,7 @@ class AirbyteBackend:
     async def _pages(
         self, path: str, params: Mapping[str, Any], *, most: int = MAX_PAGES
     ) -> list[Mapping[str, Any]]:
-        found: list[Mapping[str, Any]] = []
-        limit = int(params.get("limit", PAGE))
-        for number in range(most):
-            query = {**params, "limit": limit, "offset": number * limit}
-            answer = _mapping(await self.http.call("GET", path, params=query))
-            items = objects_of(answer.get("data"), service="Airbyte")
-            found += items
-            if len(items) < limit or not answer.get("next"):
-                break
-        return found
+        return await pages(self.http, path, params, most=most)
 
     def _ref(self, connection: Mapping[str, Any]) -> SyncRef:
         sync = str(connection.get("connectionId") or "")
@@ -320,29 +309,13 @@ class AirbyteBackend:
         jobs = {key: handle for key, handle in handles.items() if handle.get("job")}
         if len(jobs) > 2:
             try:
-                found |= await self._listed(jobs)
+                found |= await jobs_listed(self.http, jobs)
             except (SyncDeniedError, InvalidSyncError) as error:
                 # Of several workspaces one may be out of the key's sight.
                 if error.status == 401 or len({handle["workspace"] for handle in jobs.values()}) < 2:
                     raise
         others = {key: handle for key, handle in handles.items() if key not in found}
         return found | await ask_each(self.poll, others, gone=(400, 404, 422))
-
-    async def _listed(self, handles: Mapping[str, RunHandle]) -> dict[str, RunStatus]:
-        wanted: dict[int, list[str]] = {}
-        for key, handle in handles.items():
-            wanted.setdefault(int(handle["job"]), []).append(key)
-        created = [found for each in handles.values() if (found := moment(each.get("created"))) is not None]
-        params: dict[str, Any] = {
-            "workspaceIds": ",".join(sorted({str(each["workspace"]) for each in handles.values()})),
-            "orderBy": "createdAt|DESC",
-        }
-        if len(created) == len(handles):
-            # A job's start, which is what is kept, may be later than its creation.
-            params["createdAtStart"] = f"{min(created) - timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
-        most = min(POLL_PAGES, -(-len(handles) // PAGE) + 1)
-        jobs = {number_of(job): job for job in await self._pages("/jobs", params, most=most)}
-        return {key: judge(jobs[number]) for number, keys in wanted.items() if number in jobs for key in keys}
 
     async def go_on(self, handle: RunHandle) -> None:
         """Do nothing: Airbyte goes on by itself."""
