@@ -38,11 +38,6 @@ AT_ONCE, PAUSE, FETCHED = 1000, 0.5, 2.5
 has, and after how many it has fetched the event of a trigger: it does so about once a second.
 """
 
-AT_LEAST, GATHER = 500, 1.0
-"""News is gathered until so many wait for it, or for so many seconds: for each message that a triggerer gets, beside
-what it is about, it looks at all of its triggers, so a few large answers cost less than many small ones.
-"""
-
 Waiter = asyncio.Future[None]
 
 
@@ -61,7 +56,6 @@ class Board:
     _read_heads: int = 0
     _looks: Counter[str] = field(default_factory=Counter)
     _woken: deque[float] = field(default_factory=deque)
-    _news: dict[Key, float] = field(default_factory=dict)
 
     @property
     def known(self) -> Known:
@@ -108,23 +102,13 @@ class Board:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    async def _gather(self, keys: set[Key]) -> None:
-        """Take note of news, and tell what has been gathered if it is enough or old."""
-        now = time.monotonic()
-        for key in keys:
-            self._news.setdefault(key, now)
-        waiters = sum(len(self._waiters.get(key, ())) for key in self._news)
-        if self._news and (waiters >= AT_LEAST or now - min(self._news.values()) >= GATHER):
-            await self._release()
-
-    async def _release(self) -> None:
-        """Wake those who wait for the news gathered, no more than the triggerer can end in some seconds.
+    async def _release(self, keys: set[Key]) -> None:
+        """Wake those who wait for some keys, no more than the triggerer can end in some seconds.
 
         It writes the ends of tasks one by one, some milliseconds each, and all that it has before it gives a sign of
         life: given thousands at once it counts as dead, and others start its triggers again. It answers questions only
         between, so an answer tells that what it had before the question is written.
         """
-        keys, self._news = self._news, {}
         for waiter in [waiter for key in keys for waiter in self._waiters.get(key, ())]:
             while len(self._woken) >= AT_ONCE:
                 # an answer to a question asked earlier would tell nothing
@@ -157,7 +141,7 @@ class Board:
         return found
 
     async def poll(self, store: VerdictStore, assets: Collection[str] | None = None) -> None:
-        """Read what may have changed and tell those who wait for it, in a second or less after it was read.
+        """Read what may have changed and tell those who wait for it, each contract as soon as it is read.
 
         :param assets: Contracts to read; ``None`` for all that somebody waits for.
         """
@@ -172,7 +156,6 @@ class Board:
             for asset in await self._look(store, partitions):
                 del partitions[asset]
         await self._read_heads_of(store, partitions)
-        await self._release()
         self.polls += 1
         stats.incr("airflow_ext.contracts.store_reads", store.reads - before)
 
@@ -204,7 +187,6 @@ class Board:
                 self._fail(asset, keys, exc)
                 looked.add(asset)
                 failed += 1
-                await self._gather(set())  # what was read before must not wait for more that does not answer
                 if failed >= GIVE_UP_AFTER:
                     break
                 continue
@@ -219,7 +201,7 @@ class Board:
             looked.add(asset)
             if news and verdict is not None and key in self.wanted:
                 self.verdicts[key] = verdict
-                await self._gather({key})
+                await self._release({key})
         return looked
 
     async def _read_heads_of(self, store: VerdictStore, partitions: Mapping[str, list[str]]) -> None:
@@ -230,7 +212,6 @@ class Board:
                 continue  # everybody has left while others were read; it would only get stale
             if isinstance(head, StoreUnavailableError):
                 self._fail(asset, partitions[asset], head)
-                await self._gather(set())
                 continue
             pushed_out = self._pushed_out(asset, head, partitions[asset]) if store.exact else set()
             unread[asset] = self._take(asset, head, partitions[asset], direct | pushed_out)
@@ -292,7 +273,7 @@ class Board:
             if verdict is not None and verdict != self.verdicts.get(key):
                 self.verdicts[key] = verdict
                 changed.add(key)
-        await self._gather(changed)
+        await self._release(changed)
 
     def _fail(self, asset: str, partitions: list[str], exc: StoreUnavailableError) -> None:
         since = self.failing.get(asset, (time.monotonic(), ""))[0]
