@@ -90,8 +90,9 @@ class Layout:
             mount, separator, name = key.partition("/")
             if not separator:
                 return
-        team, has_team_folders = team_name or self.team_name, self._has_team_folders()
-        if has_team_folders and not team and "/" in name:
+        team = team_name or self.team_name
+        # Airflow is asked last: reading one of its options takes as long as all the rest.
+        if not team and "/" in name and self._has_team_folders():
             log.warning(
                 "%s %r is not looked up: with [core] multi_team and no team, a name with '/' could be a team's; rename it,"
                 " or give the backend of that team's workers team_name",
@@ -99,7 +100,7 @@ class Layout:
                 key,
             )
             return
-        below = f"{team}/" if has_team_folders and team else ""
+        below = f"{team}/" if team and self._has_team_folders() else ""
         for folder in self.folders(kind):
             yield Place(client_of(), mount, f"{folder}/{below}{name}" if folder else f"{below}{name}")
 
