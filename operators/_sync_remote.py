@@ -140,12 +140,16 @@ class RemoteSyncOperator(BaseOperator):
         """Start or adopt what is due and wait for it."""
         return self._go(context, Memory(context), None)
 
-    def execute_complete(self, context: Context, event: Any, handle: dict[str, Any]) -> Any:
-        """Go on when the trigger has seen the end."""
+    def execute_complete(self, context: Context, event: Any, handle: dict[str, Any] | None = None) -> Any:
+        """Go on when the trigger has seen the end.
+
+        :param handle: The run it waited for; ``None`` takes the event's.
+        """
         memory = Memory(context)
+        ended = parse_event(event)
         # The handle it waited with is the one that counts, should the state have been lost.
-        memory.handle = memory.handle or handle
-        return self._go(context, memory, parse_event(event))
+        memory.handle = memory.handle or handle or event["handle"]
+        return self._go(context, memory, ended)
 
     def _go(self, context: Context, memory: Memory, ended: Ended | None) -> Any:
         tags = {"sync_conn_id": self.sync_conn_id}

@@ -243,14 +243,20 @@ class ContractSensor(BaseSensorOperator):
         )
 
     def execute_complete(
-        self, context: Context, event: Any, wanted: Mapping[str, Any], deadline: float | None = None
+        self,
+        context: Context,
+        event: Any,
+        wanted: Mapping[str, Any] | None = None,
+        deadline: float | None = None,
     ) -> Any:
         """End as the trigger saw it, unless a last look finds better, or that it holds no longer.
 
-        :param deadline: When to give up, in seconds since the epoch; an earlier version did not pass it on.
+        :param wanted: What it waited for; ``None`` takes the event's.
+        :param deadline: When to give up, in seconds since the epoch; ``None`` takes the event's.
         """
         decision, timed_out = parse_event(event)
-        asked_for = Wanted.from_dict(wanted)
+        asked_for = Wanted.from_dict(event["wanted"] if wanted is None else wanted)
+        deadline = deadline or event.get("deadline")
         try:
             now = self._look(asked_for)
             self._tell_late(context, now)

@@ -143,9 +143,21 @@ class SyncSensor(BaseSensorOperator):
         )
         return None  # never reached: deferring raises
 
-    def execute_complete(self, context: Context, event: Any, handle: dict[str, Any], deadline: float) -> Any:  # noqa: ARG002  Airflow passes it
-        """End as the trigger saw it."""
+    def execute_complete(
+        self,
+        context: Context,  # noqa: ARG002  Airflow passes it
+        event: Any,
+        handle: dict[str, Any] | None = None,
+        deadline: float | None = None,
+    ) -> Any:
+        """End as the trigger saw it.
+
+        :param handle: The run it waited for; ``None`` takes the event's.
+        :param deadline: When to give up, in seconds since 1970; ``None`` takes the event's.
+        """
         outcome, detail, status = parse_event(event)
+        handle = handle or event["handle"]
+        deadline = deadline or event["deadline"]
         where = f"sync {handle.get('name')!r} ({handle.get('sync')})"
         if outcome is Outcome.TIMED_OUT:
             raise AirflowSensorTimeout(f"{where}: no run has ended well after {self.timeout:g} s")

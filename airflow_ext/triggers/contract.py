@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.sdk.execution_time.xcom import XCom
@@ -48,12 +48,15 @@ class ContractEvent(TypedDict):
     """What a trigger tells its sensor.
 
     ``seen`` is :meth:`Seen.to_dict`, ``action`` one of :data:`airflow_ext.contracts.terms.ACTIONS`;
-    ``timed_out`` says that the sensor's time is over.
+    ``timed_out`` says that the sensor's time is over. ``wanted`` and ``deadline`` are those it waited with:
+    ``dag.test()`` resumes a task with nothing but the event.
     """
 
     seen: dict[str, Any]
     action: str
     timed_out: bool
+    wanted: NotRequired[dict[str, Any]]
+    deadline: NotRequired[float]
 
 
 def parse_event(event: Any) -> tuple[Decision, bool]:
@@ -223,6 +226,7 @@ class ContractTrigger(BaseEventTrigger):
         seen, wanted = decision.seen, Wanted.from_dict(self.wanted)
         if (
             self.end_task
+            and self.task_instance is not None  # dag.test() has none here, and knows no event that ends it
             and decision.action == GO
             and seen.status.holds
             and (wanted.several or seen.verdict is not None)
@@ -234,7 +238,14 @@ class ContractTrigger(BaseEventTrigger):
             if not self.push_xcom or await self._push(seen.answer(wanted)):
                 return TaskSuccessEvent()
         await asyncio.sleep(max(0.0, started + self.resume_after - time.monotonic()))
-        return TriggerEvent(ContractEvent(seen=seen.to_dict(), action=decision.action, timed_out=timed_out))
+        event = ContractEvent(
+            seen=seen.to_dict(),
+            action=decision.action,
+            timed_out=timed_out,
+            wanted=self.wanted,
+            deadline=self.deadline,
+        )
+        return TriggerEvent(event)
 
     async def _push(self, answer: dict[str, Any]) -> bool:
         """Store the answer as the task's XCom and say whether that worked.

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
@@ -51,11 +51,14 @@ class SyncEvent(TypedDict):
     """What a trigger tells its task.
 
     ``outcome`` is a value of :class:`~airflow_ext.sync.watch.Outcome`, ``status`` is :meth:`RunStatus.to_dict`.
+    ``handle`` and ``deadline`` are those it waited with: ``dag.test()`` resumes a task with nothing but the event.
     """
 
     outcome: str
     detail: str
     status: dict[str, Any]
+    handle: NotRequired[dict[str, Any]]
+    deadline: NotRequired[float | None]
 
 
 def parse_event(event: Any) -> tuple[Outcome, str, RunStatus]:
@@ -216,7 +219,8 @@ class SyncTrigger(_PollingTrigger):
         step, status = await self._until_end(board, stream, self.handle, limits, self.watch)
         assert step.outcome is not None  # noqa: S101  # that is what it waits for
         await asyncio.sleep(max(0.0, started + self.resume_after - time.monotonic()))
-        yield TriggerEvent(event_of((step.outcome, step.detail, status)))
+        told = event_of((step.outcome, step.detail, status))
+        yield TriggerEvent({**told, "handle": self.handle, "deadline": limits.deadline})
 
     async def on_kill(self) -> None:
         """Cancel the run: a user has ended the task, so nobody waits for it any more."""
