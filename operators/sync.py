@@ -19,6 +19,7 @@ from airflow_ext.dbt.project import DbtProject
 from airflow_ext.events import Event, emit, outlets_for, partition_of
 from airflow_ext.exceptions import InvalidError, InvalidSyncError, SchemaDriftError, SyncFailedError
 from airflow_ext.hooks.sync import get_backend
+from airflow_ext.operators._sync_arguments import check_list, check_names, check_windows, not_there
 from airflow_ext.operators._sync_embedded import (
     CANCEL_SECONDS,
     check_state_key,
@@ -66,7 +67,7 @@ class SyncOperator(RemoteSyncOperator):
 
     :param tables: With the embedded engine, what to load. With ``sync``, names (``schema.table`` in the destination)
         of tables whose assets shall be known when the DAG is parsed, which keyed events need; events of the others
-        have no key.
+        have no key. A name that the sync does not have is warned of when its run has ended.
     :param sync_conn_id: Connection whose type chooses the backend; ``ext-dlt`` is the embedded engine.
         Not templated: the assets are named after it when the DAG is parsed.
     :param sync: The vendor's sync, by id or name. Not templated, as the connection.
@@ -90,6 +91,7 @@ class SyncOperator(RemoteSyncOperator):
         or ``reschedule``) of a task that is not deferrable, ``on_running`` (``adopt``, ``wait``, ``fail``) if the
         sync runs already, ``cancel_on_kill`` (default true). And whatever every operator takes.
     :raises ValueError: If the tables or the window do not go together.
+    :raises TypeError: If ``tables`` is no list of what it shall hold.
     :raises SyncFailedError: If the sync ends in any state but success (the task may retry).
     :raises SyncUnavailableError: If the vendor does not answer for long (the task may retry).
     :raises AirflowFailException: If the DAG, a connection or the sync must be changed first (no retry).
@@ -117,7 +119,7 @@ class SyncOperator(RemoteSyncOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(sync_conn_id=sync_conn_id, **kwargs)
-        self.tables = tuple(tables)
+        self.tables = check_list(tables, sync)
         self.sync = sync
         self.window_start = window_start
         self.window_end = window_end
@@ -136,13 +138,13 @@ class SyncOperator(RemoteSyncOperator):
         if sync is None:
             own = f"sync/{sync_conn_id}/"
             self._loads = check_tables(self.tables)
-            _check_windows(self._loads, window_start, window_end)
+            check_windows(self._loads, window_start, window_end)
             self.assets = {
                 table.name: Asset(name=table.asset or f"{own}{table.name}") for table in self._loads
             }
         else:
             own = f"sync/{sync_conn_id}/{sync}/"
-            names = _check_names(sync, self.tables, window_start, window_end)
+            names = check_names(sync, self.tables, window_start, window_end)
             self.assets = {name: Asset(name=f"{own}{name}") for name in names}
         if sync is not None or schema_gate is not None:
             self.watch_state()
@@ -285,6 +287,8 @@ class SyncOperator(RemoteSyncOperator):
         return judged.quarantined
 
     def _report(self, result: SyncResult, tags: dict[str, str]) -> None:
+        if self.sync is not None and (warning := not_there(self.assets, result, self.sync)):
+            self.log.warning("%s", warning)
         for package in result.finished_pending:
             self.log.info("Finished what an earlier try had left behind: %s", package["tables"])
         for table in result.tables:
@@ -299,36 +303,6 @@ class SyncOperator(RemoteSyncOperator):
         if self.pipelines_folder is not None:
             return Path(self.pipelines_folder)
         return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "airflow-ext" / "dlt"
-
-
-def _check_windows(tables: Sequence[SyncTable], window_start: str | None, window_end: str | None) -> None:
-    if (window_start is None) != (window_end is None):
-        raise ValueError(
-            f"window_start={window_start!r}, window_end={window_end!r}: give both or none of them"
-        )
-    windowed = [table.name for table in tables if table.mode == "window"]
-    if windowed and window_start is None:
-        raise ValueError(
-            f"window_start=None: mode='window' of table {windowed[0]!r} needs window_start= and "
-            "window_end=, such as '{{ ds }}' and '{{ macros.ds_add(ds, 1) }}'"
-        )
-
-
-def _check_names(
-    sync: str, tables: Sequence[SyncTable | str], window_start: str | None, window_end: str | None
-) -> tuple[str, ...]:
-    if not isinstance(sync, str) or not sync.strip() or "{{" in sync:
-        raise ValueError(f"sync={sync!r}: give the id or name of a sync; it is not templated")
-    names = tuple(name for name in tables if isinstance(name, str))
-    if len(names) != len(tables):
-        raise TypeError(
-            f"tables={tables!r}: with sync= the vendor knows the tables; give their names, such as 'shop.orders'"
-        )
-    if window_start is not None or window_end is not None:
-        raise ValueError(
-            f"window_start={window_start!r}, window_end={window_end!r}: a vendor's sync has no window"
-        )
-    return names
 
 
 def _with_changes(

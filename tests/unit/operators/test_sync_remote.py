@@ -84,6 +84,18 @@ def test_a_fivetran_sync_ends_with_its_run_and_an_event_per_table(fivetran: Loca
     assert not fivetran.calls(path="*/connectors*")
 
 
+def test_a_table_that_the_sync_does_not_have_is_warned_of(
+    fivetran: LocalFivetran, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fivetran.connection("shop", SyncScript(seconds=0), tables=PG)
+    make(tables=["shop_public.orders", "shop_public.ordrs"]).execute(context(TaskState()))
+    told = capsys.readouterr().out
+    assert "tables=['shop_public.ordrs']: sync 'shop' has no such table" in told
+    assert "Its tables: shop_public.customers, shop_public.orders" in told
+    make(tables=["shop_public.orders"]).execute(context(TaskState()))
+    assert "no such table" not in capsys.readouterr().out
+
+
 def test_an_airbyte_job_ends_with_its_rows(airbyte: LocalAirbyte) -> None:
     airbyte.connection("shop", JobScript(seconds=0.2, queued=0.1, waiting_as="queued", attempts=2, rows=7))
     result = make("ab").execute(context(TaskState()))
@@ -396,6 +408,7 @@ schema:
     ("arguments", "told"),
     [
         pytest.param({"sync": "{{ x }}"}, "not templated", id="template"),
+        pytest.param({"tables": "orders"}, r"give a list of names, such as \['shop\.orders'\]", id="no list"),
         pytest.param({"window_start": "a", "window_end": "b"}, "has no window", id="window"),
         pytest.param({"mode": "sleep"}, "poke, reschedule", id="mode"),
         pytest.param({"on_running": "kill"}, "adopt, wait, fail", id="on running"),
@@ -403,7 +416,7 @@ schema:
     ],
 )
 def test_wrong_arguments_fail_when_the_dag_is_parsed(arguments: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises((ValueError, TypeError), match=told):
         make(**arguments)
     with pytest.raises(ValueError, match="above 0"):
         SyncWait(poll_interval=0)
