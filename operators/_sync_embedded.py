@@ -84,7 +84,7 @@ def check_tables(tables: Sequence[SyncTable | str]) -> tuple[SyncTable, ...]:
     :raises TypeError: If one is no :class:`SyncTable`.
     """
     if not tables:
-        raise ValueError("tables=[]: give at least one SyncTable")
+        raise ValueError("tables=[]: give at least one SyncTable, or sync= for a sync of a vendor")
     for table in tables:
         if not isinstance(table, SyncTable):
             raise TypeError(f"tables={table!r}: give SyncTable objects, such as SyncTable('flights', ...)")

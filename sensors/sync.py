@@ -60,6 +60,7 @@ class SyncSensor(BaseSensorOperator):
     :param kwargs: ``timeout`` in seconds (default ``[sensors] default_timeout``), ``mode``, ``soft_fail`` and whatever
         every sensor takes.
     :raises ValueError: If an argument is none of those allowed.
+    :raises TypeError: If ``within`` is no timedelta.
     """
 
     template_fields: Sequence[str] = ("sync", "since")
@@ -82,6 +83,8 @@ class SyncSensor(BaseSensorOperator):
             raise ValueError(f"on_failure={on_failure!r}: use one of fail, wait, skip")
         if since is not None and within is not None:
             raise ValueError(f"since={since!r}, within={within!r}: give one of them")
+        if within is not None and not isinstance(within, timedelta):
+            raise TypeError(f"within={within!r}: give a timedelta, such as timedelta(hours=1)")
         if within is not None and within < timedelta(0):
             raise ValueError(f"within={within!r}: give a time that is not negative")
         if isinstance(poll_interval, bool) or not poll_interval > 0:

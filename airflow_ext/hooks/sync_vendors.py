@@ -44,7 +44,9 @@ def fivetran_backend(connection: Connection, *, tries: int = 4) -> FivetranBacke
     if not connection.login or not connection.password:
         raise InvalidError(f"{where}: put the API key into login and the API secret into password")
     base_url = check_base_url(_host(connection) or fivetran.BASE_URL, where=where)
-    return FivetranBackend(connection.login, connection.password, base_url=base_url, tries=tries)
+    backend = FivetranBackend(connection.login, connection.password, base_url=base_url, tries=tries)
+    backend.http.where = where
+    return backend
 
 
 def airbyte_backend(connection: Connection, *, tries: int = 4) -> AirbyteBackend:
@@ -62,7 +64,7 @@ def airbyte_backend(connection: Connection, *, tries: int = 4) -> AirbyteBackend
     extra = connection.extra_dejson
     # Their schema field holds a token URL; below the base it is always where the API itself has it.
     token_url = str(extra.get("token_url") or connection.schema or "")
-    return AirbyteBackend(
+    backend = AirbyteBackend(
         base_url,
         client_id=connection.login or "",
         client_secret=connection.password or "",
@@ -70,6 +72,8 @@ def airbyte_backend(connection: Connection, *, tries: int = 4) -> AirbyteBackend
         token_url=token_url if "://" in token_url else "",
         tries=tries,
     )
+    backend.http.where = where
+    return backend
 
 
 def hightouch_backend(connection: Connection, *, tries: int = 4) -> HightouchBackend:
@@ -83,7 +87,9 @@ def hightouch_backend(connection: Connection, *, tries: int = 4) -> HightouchBac
         raise InvalidError(f"{where}: put the API key into password")
     base_url = check_base_url(_host(connection) or hightouch.BASE_URL, where=where)
     workspace = str(connection.extra_dejson.get("workspace") or "")
-    return HightouchBackend(connection.password, base_url=base_url, workspace=workspace, tries=tries)
+    backend = HightouchBackend(connection.password, base_url=base_url, workspace=workspace, tries=tries)
+    backend.http.where = where
+    return backend
 
 
 FACTORIES: dict[str, Factory] = {
@@ -105,9 +111,14 @@ def remote_backend(connection: Connection, *, tries: int = 4) -> RemoteBackend:
     factory = FACTORIES.get(kind) or _registered(kind)
     if factory is None:
         others = sorted({*FACTORIES, *(point.name for point in _entry_points())})
+        hint = (
+            ". With the embedded engine give SyncOperator tables= instead of sync="
+            if kind == "ext-dlt"
+            else ""
+        )
         raise InvalidError(
             f"connection {connection.conn_id!r} has the type {connection.conn_type!r}; a sync= runs on one of: "
-            f"{', '.join(others)}"
+            f"{', '.join(others)}{hint}"
         )
     backend = factory(connection, tries=tries)
     if not backend.capabilities.remote:

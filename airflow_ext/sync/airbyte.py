@@ -19,7 +19,7 @@ from airflow_ext.exceptions import (
 from airflow_ext.sync.airbyte_lists import PAGE, jobs_listed, pages
 from airflow_ext.sync.airbyte_login import AirbyteLogin, explain
 from airflow_ext.sync.airbyte_state import check_active, judge, number_of, running_of, table_of
-from airflow_ext.sync.backend import Keep, RunHandle, SyncRequest, WebhookEvent
+from airflow_ext.sync.backend import Keep, RunHandle, SyncRequest, WebhookEvent, names_of
 from airflow_ext.sync.http import VendorHttp
 from airflow_ext.sync.many import ask_each
 from airflow_ext.sync.model import (
@@ -162,7 +162,7 @@ class AirbyteBackend:
         """
         if request.scope:
             raise InvalidSyncError(
-                "scope=: Airbyte's public API cannot load single streams anew; leave the scope out or use the dashboard"
+                f"scope={names_of(request.scope)!r}: Airbyte's public API cannot load single streams anew; leave the scope out or use the dashboard"
             )
         connection = await self._find(request.sync)
         ref = self._ref(connection)

@@ -21,6 +21,15 @@ before: when it has ended, start again).
 Keep = Callable[[RunHandle], Awaitable[None]]
 """Stores a handle where the next try finds it."""
 
+Scope = Mapping[str, tuple[str, ...]]
+"""Tables by their schema, in the source's names."""
+
+
+def names_of(scope: Scope) -> list[str]:
+    """Return the tables of a scope as ``schema.table``, for messages."""
+    return [f"{schema}.{table}" for schema, tables in scope.items() for table in tables]
+
+
 ON_RUNNING = ("adopt", "wait", "fail")
 
 
@@ -49,7 +58,7 @@ class SyncRequest:
     run: str = ""
     sync: str = ""
     resync: bool = False
-    scope: Mapping[str, tuple[str, ...]] | None = None
+    scope: Scope | None = None
     on_running: str = "adopt"
     patience: float = 0.0
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_ext.exceptions import AirflowExtError, InvalidError, InvalidSyncError, SyncUnavailableError
-from airflow_ext.sync.backend import Keep, RunHandle, SyncRequest, WebhookEvent
+from airflow_ext.sync.backend import Keep, RunHandle, SyncRequest, WebhookEvent, names_of
 from airflow_ext.sync.hightouch_state import judge, number_of, table_of, table_result
 from airflow_ext.sync.http import VendorHttp
 from airflow_ext.sync.many import ask_each
@@ -118,7 +118,9 @@ class HightouchBackend:
         :raises InvalidSyncError: If the sync is disabled or unknown, or runs and ``on_running="fail"``.
         """
         if request.scope:
-            raise InvalidSyncError("scope=: a Hightouch sync has one destination; leave the scope out")
+            raise InvalidSyncError(
+                f"scope={names_of(request.scope)!r}: a Hightouch sync has one destination; leave the scope out"
+            )
         sync = await self._find(request.sync)
         ref = self._ref(sync)
         if sync.get("disabled") is True:

@@ -106,6 +106,8 @@ class VendorHttp:
     ) -> None:
         self.base_url = base_url
         self.service = service
+        self.where = ""
+        """Which connection of Airflow's this is, for messages."""
         self.tries = tries
         self.secrets = secrets
         self._authorise = authorise
@@ -115,6 +117,11 @@ class VendorHttp:
         self._sleep = sleep
         # A killed task cancels from another loop than the one that is interrupted.
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+
+    @property
+    def place(self) -> str:
+        """Who is asked, for messages."""
+        return f"{self.service} at {self.base_url}{f' ({self.where})' if self.where else ''}"
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
@@ -183,7 +190,7 @@ class VendorHttp:
             kind = "no answer in time" if isinstance(error, TimeoutError | httpx.TimeoutException) else ""
             told = kind or scrub(f"{type(error).__name__}: {error}".rstrip(": "), self.secrets)
             raise SyncUnavailableError(
-                f"{self.service} did not answer {method} {path}: {told}", service=self.service
+                f"{self.place} did not answer {method} {path}: {told}", service=self.service
             ) from None
         return await self._decode(response, raw, method, path)
 
@@ -194,7 +201,7 @@ class VendorHttp:
             size += len(chunk)
             if size > MAX_BYTES:
                 raise SyncUnavailableError(
-                    f"{self.service} answered {method} {path} with more than {MAX_BYTES} bytes",
+                    f"{self.place} answered {method} {path} with more than {MAX_BYTES} bytes",
                     service=self.service,
                 )
             chunks.append(chunk)
@@ -207,7 +214,7 @@ class VendorHttp:
         if 300 <= status < 400:
             target = urlsplit(response.headers.get("location", "")).hostname or "another place"
             raise InvalidSyncError(
-                f"{self.service} at {self.base_url} sends {method} {path} on to {target}; redirects are not "
+                f"{self.place} sends {method} {path} on to {target}; redirects are not "
                 "followed with credentials: put the right URL into the connection's host",
                 status=status,
             )
@@ -224,14 +231,14 @@ class VendorHttp:
             else:
                 kind = response.headers.get("content-type", "no content type")[:60]
                 raise SyncUnavailableError(
-                    f"{self.service} answered {method} {path} with {kind} that is not JSON; is there a proxy in "
+                    f"{self.place} answered {method} {path} with {kind} that is not JSON; is there a proxy in "
                     "between?",
                     service=self.service,
                 ) from None
         if status == 429 or status >= 500:
             code, text = self._told(body)
             raise SyncUnavailableError(
-                f"{self.service} answered {method} {path} with {status}{_quoted(code, text)}",
+                f"{self.place} answered {method} {path} with {status}{_quoted(code, text)}",
                 service=self.service,
                 code=code,
                 retry_after=retry_after,
@@ -242,7 +249,7 @@ class VendorHttp:
         if answer.status < 400:
             return
         code, text = self._told(answer.body)
-        told = f"{self.service} answered {method} {path} with {answer.status}{_quoted(code, text)}"
+        told = f"{self.place} answered {method} {path} with {answer.status}{_quoted(code, text)}"
         if answer.status in (401, 403):
             raise SyncDeniedError(told, status=answer.status, code=code)
         raise InvalidSyncError(told, status=answer.status, code=code)

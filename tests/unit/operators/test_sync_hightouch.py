@@ -163,7 +163,7 @@ def test_everything_is_sent_again_behind_the_run_that_goes_on(hightouch: LocalHi
     hightouch.start_run(sync)
     make(ResyncOperator).execute(context(TaskState()))
     assert [run.full for run in sync.runs] == [False, True]
-    with pytest.raises(AirflowFailException, match="one destination"):
+    with pytest.raises(AirflowFailException, match=r"scope=\['a\.b'\].*one destination"):
         make(ResyncOperator, scope=["a.b"]).execute(context(TaskState()))
 
 
@@ -209,6 +209,8 @@ def test_the_connection_is_tested_and_a_wrong_key_not_shown(
     good, told = HightouchHook("ht").test_connection()
     assert not good
     assert "Token is invalid" in told
+    assert f"Hightouch at {hightouch.url}" in told
+    assert "(connection 'ht')" in told
     assert key not in told
 
 

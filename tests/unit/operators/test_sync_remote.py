@@ -426,5 +426,8 @@ def test_a_connection_of_another_kind_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AIRFLOW_CONN_FT", '{"conn_type": "postgres"}')
     with pytest.raises(AirflowFailException, match=r"'postgres'.*ext-fivetran"):
         make().execute(context(TaskState()))
+    monkeypatch.setenv("AIRFLOW_CONN_FT", '{"conn_type": "ext-dlt"}')
+    with pytest.raises(AirflowFailException, match=r"'ft' .*give SyncOperator tables= instead of sync="):
+        make().execute(context(TaskState()))
     with pytest.raises(AirflowFailException, match="sync_conn_id='nowhere'"):
         make("nowhere").execute(context(TaskState()))
