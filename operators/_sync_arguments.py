@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from airflow_ext.operators._sync_memory import SyncWait
+from airflow_ext.sync.files import SyncFiles
 from airflow_ext.sync.model import SyncResult
 from airflow_ext.sync.tables import SyncTable
 
@@ -24,6 +26,23 @@ def check_list(tables: Any, sync: str | None) -> tuple[SyncTable | str, ...]:
     return tuple(tables)
 
 
+def check_waiting(waiting: Any, sync: str | None) -> None:
+    """Check ``waiting=`` as a task was given it.
+
+    :raises ValueError: If there is nothing it could be about.
+    :raises TypeError: If it is no :class:`SyncWait`.
+    """
+    if waiting is None:
+        return
+    if not isinstance(waiting, SyncWait):
+        raise TypeError(f"waiting={waiting!r}: give a SyncWait, such as SyncWait(timeout=3600)")
+    if sync is None:
+        raise ValueError(
+            f"waiting={waiting!r} is about runs of a vendor, with sync=; what the embedded engine loads ends with the "
+            "task's execution_timeout="
+        )
+
+
 def check_windows(tables: Sequence[SyncTable], window_start: str | None, window_end: str | None) -> None:
     """Check the window of an embedded sync.
 
@@ -38,6 +57,16 @@ def check_windows(tables: Sequence[SyncTable], window_start: str | None, window_
         raise ValueError(
             f"window_start=None: mode='window' of table {windowed[0]!r} needs window_start= and "
             "window_end=, such as '{{ ds }}' and '{{ macros.ds_add(ds, 1) }}'"
+        )
+    whole = [
+        table.name
+        for table in tables
+        if table.mode == "merge" and not table.cursor and not isinstance(table, SyncFiles)
+    ]
+    if whole and window_start is not None:
+        raise ValueError(
+            f"window_start={window_start!r} says nothing to table {whole[0]!r}: mode='merge' without cursor= loads all of "
+            "it in each run. Give its cursor=, use mode='replace', or load it in a task without a window"
         )
 
 

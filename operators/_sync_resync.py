@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from airflow_ext.exceptions import InvalidError
+from airflow_ext.operators._sync_arguments import check_waiting
 from airflow_ext.operators._sync_remote import RemoteSyncOperator
 from airflow_ext.sync.backend import SyncRequest
 from airflow_ext.sync.model import SyncResult
@@ -57,6 +58,7 @@ class ResyncOperator(RemoteSyncOperator):
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("on_running", "wait")
+        check_waiting(kwargs.get("waiting"), sync)
         super().__init__(sync_conn_id=sync_conn_id, **kwargs)
         if at_a_time is not None and (isinstance(at_a_time, bool) or at_a_time < 1):
             raise ValueError(f"at_a_time={at_a_time!r}: give a number of tables above 0")

@@ -19,7 +19,13 @@ from airflow_ext.dbt.project import DbtProject
 from airflow_ext.events import Event, emit, outlets_for, partition_of
 from airflow_ext.exceptions import InvalidError, InvalidSyncError, SchemaDriftError, SyncFailedError
 from airflow_ext.hooks.sync import get_backend
-from airflow_ext.operators._sync_arguments import check_list, check_names, check_windows, not_there
+from airflow_ext.operators._sync_arguments import (
+    check_list,
+    check_names,
+    check_waiting,
+    check_windows,
+    not_there,
+)
 from airflow_ext.operators._sync_embedded import (
     CANCEL_SECONDS,
     check_state_key,
@@ -90,7 +96,7 @@ class SyncOperator(RemoteSyncOperator):
     :param kwargs: With ``sync``: ``waiting`` (:class:`SyncWait`), ``deferrable`` (default true), ``mode`` (``poke``
         or ``reschedule``) of a task that is not deferrable, ``on_running`` (``adopt``, ``wait``, ``fail``) if the
         sync runs already, ``cancel_on_kill`` (default true). And whatever every operator takes.
-    :raises ValueError: If the tables or the window do not go together.
+    :raises ValueError: If the tables, the window or ``waiting`` do not go together.
     :raises TypeError: If ``tables`` is no list of what it shall hold.
     :raises SyncFailedError: If the sync ends in any state but success (the task may retry).
     :raises SyncUnavailableError: If the vendor does not answer for long (the task may retry).
@@ -118,6 +124,7 @@ class SyncOperator(RemoteSyncOperator):
         max_failed_ratio: float | None = None,
         **kwargs: Any,
     ) -> None:
+        check_waiting(kwargs.get("waiting"), sync)
         super().__init__(sync_conn_id=sync_conn_id, **kwargs)
         self.tables = check_list(tables, sync)
         self.sync = sync

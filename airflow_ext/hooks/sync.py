@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -103,6 +103,9 @@ class DltHook(BaseHook):
         """
         extra = self.get_connection(self.sync_conn_id).extra_dejson
         where = f"extra of connection {self.sync_conn_id!r}"
+        known = [field.name for field in fields(DltSettings)]
+        if unknown := sorted(set(extra).difference(known)):
+            raise InvalidError(f"{unknown[0]!r} in the {where} is unknown; it may have {', '.join(known)}")
         for name in ("source_conn_id", "destination_conn_id"):
             if not extra.get(name):
                 raise InvalidError(f"{name} is missing in the {where}: give the id of a connection")

@@ -20,7 +20,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_ext.exceptions import SyncFailedError
 from airflow_ext.operators._sync_embedded import run_name
-from airflow_ext.operators.sync import SyncFiles, SyncOperator, SyncTable
+from airflow_ext.operators.sync import SyncFiles, SyncOperator, SyncTable, SyncWait
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +209,19 @@ def test_the_state_lies_under_airflows_home(pair: Path, monkeypatch: pytest.Monk
         pytest.param({"tables": ["orders"]}, "give SyncTable objects", id="names"),
         pytest.param({"tables": SHOPS}, r"give a list of tables, such as \[SyncTable", id="no list"),
         pytest.param({"tables": [SHOPS, SyncTable("Shops", mode="append")]}, "stands twice", id="twice"),
+        pytest.param(
+            {"tables": [SHOPS], "waiting": SyncWait(timeout=3)}, "about runs of a vendor", id="waiting"
+        ),
+        pytest.param({"tables": [SHOPS], "waiting": {"timeout": 3}}, "give a SyncWait", id="no SyncWait"),
+        pytest.param(
+            {
+                "tables": [SyncTable("orders", primary_key="id")],
+                "window_start": "{{ ds }}",
+                "window_end": "{{ ds }}",
+            },
+            "table 'orders': mode='merge' without cursor=",
+            id="merge in a window",
+        ),
         pytest.param({"tables": [ORDERS]}, "needs window_start= and window_end=", id="window missing"),
         pytest.param(
             {"tables": [SHOPS], "window_start": "{{ ds }}"}, "give both or none", id="half a window"
@@ -238,6 +251,14 @@ def test_a_window_that_rendered_to_nothing_fails_before_anything_starts(pair: Pa
             },
             "backend='pandas'.*auto, connectorx, pyarrow",
             id="reader",
+        ),
+        pytest.param(
+            {
+                "conn_type": "ext-dlt",
+                "extra": {"source_conn_id": "shop", "destination_conn_id": "warehouse", "chunk_row": 5},
+            },
+            "'chunk_row' in the extra of connection 'ext_dlt_default' is unknown.*chunk_rows, parallel",
+            id="unknown field",
         ),
         pytest.param(
             {"conn_type": "ext-dlt", "extra": {"source_conn_id": "shop", "destination_conn_id": "shop"}},
