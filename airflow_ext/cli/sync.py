@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 import threading
@@ -38,19 +39,27 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _serve_command(args: argparse.Namespace) -> int:
-    syncs: list[tuple[str, float]] = []
-    for text in args.sync or DEFAULT_SYNCS:
-        name, _, seconds = text.partition(":")
-        try:
-            syncs.append((name, float(seconds or 5)))
-        except ValueError:
-            print(f"airflow-ext: --sync {text!r}: give NAME or NAME:SECONDS, such as shop:5", file=sys.stderr)
-            return 2
+    try:
+        if not 0 <= args.port < 65536:
+            raise ValueError(f"--port {args.port}: give a TCP port from 1 to 65535, or 0 for a free one")
+        syncs = [_named(text) for text in args.sync or DEFAULT_SYNCS]
+    except ValueError as error:
+        print(f"airflow-ext: {error}", file=sys.stderr)
+        return 2
+    server, connection, names = _VENDORS[args.vendor](args.port, syncs)
+    try:
+        server.start()
+    except OSError as error:
+        told = error.strerror or error
+        print(
+            f"airflow-ext: --port {args.port}: {told}; give another, or leave it out for a free one",
+            file=sys.stderr,
+        )
+        return 2
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    server, connection, names = _VENDORS[args.vendor](args.port, syncs)
-    with server:
+    try:
         connection["host"] = server.url + connection["host"]
         variable = f"AIRFLOW_CONN_LOCAL_{args.vendor.upper()}"
         print(
@@ -61,7 +70,20 @@ def _serve_command(args: argparse.Namespace) -> int:
             print(line)
         sys.stdout.flush()
         ended.wait()
+    finally:
+        server.stop()
     return 0
+
+
+def _named(text: str) -> tuple[str, float]:
+    name, _, given = text.partition(":")
+    try:
+        seconds = float(given or 5)
+    except ValueError:
+        seconds = -1.0
+    if not name.strip() or not 0 <= seconds < math.inf:
+        raise ValueError(f"--sync {text!r}: give NAME or NAME:SECONDS, such as shop:5")
+    return name.strip(), seconds
 
 
 Syncs = list[tuple[str, float]]
