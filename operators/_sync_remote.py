@@ -157,7 +157,7 @@ class RemoteSyncOperator(BaseOperator):
             done = asyncio.run(self._run(memory, ended))
         except (InvalidError, DeniedError) as error:
             stats.incr("airflow_ext.sync.failed", tags=tags)
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(str(error)) from error.__cause__
         except AirflowExtError:
             stats.incr("airflow_ext.sync.failed", tags=tags)
             raise

@@ -125,7 +125,7 @@ class ContractPublishOperator(BaseOperator):
             verdict = self._withdrawn(context, partition) or self._judge(context, partition)
             verdict = store.publish(verdict, rule=self.contract.partition, promise=Promise.of(self.contract))
         except InvalidError as exc:
-            raise AirflowFailException(str(exc)) from exc
+            raise AirflowFailException(str(exc)) from exc.__cause__
         self._published = verdict
         contract_metrics.record(verdict)
         notices.tell(context, self.contract, verdict, store=store)

@@ -184,7 +184,7 @@ class SyncOperator(RemoteSyncOperator):
                 result = asyncio.run(self._drive(backend, request))
         except InvalidError as error:
             stats.incr("airflow_ext.sync.failed", tags=tags)
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(str(error)) from error.__cause__
         except SyncFailedError:
             stats.incr("airflow_ext.sync.failed", tags=tags)
             raise

@@ -32,7 +32,7 @@ class _VaultOperator(BaseOperator):
         try:
             return self.work(VaultHook(self.vault_conn_id).get_conn())
         except (VaultDeniedError, InvalidError) as error:
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(str(error)) from error.__cause__
 
     def work(self, client: VaultClient) -> Any:
         """Do the work and return what goes into XCom."""

@@ -220,7 +220,7 @@ class ContractSensor(BaseSensorOperator):
             except AirflowFailException as exc:
                 # Airflow applies these to a poke and to a resumed sensor, not to this first look
                 if self.soft_fail or self.never_fail:
-                    raise AirflowSkipException(str(exc)) from exc
+                    raise AirflowSkipException(str(exc)) from exc.__cause__
                 raise
         self._tell(wanted, decision.seen)
         return self._defer(context, wanted, time.time() + self.timeout)
@@ -345,7 +345,7 @@ class ContractSensor(BaseSensorOperator):
                 interval=self.interval,
             )
         except InvalidError as exc:
-            raise AirflowFailException(str(exc)) from exc
+            raise AirflowFailException(str(exc)) from exc.__cause__
         since = context["ti"].get_first_reschedule_date(context) if self.reschedule else None
         return Wanted(
             contract=self.contract,

@@ -21,7 +21,6 @@ from airflow_ext.exceptions import (
     DeniedError,
     InvalidError,
     SyncDeniedError,
-    SyncFailedError,
     SyncUnavailableError,
 )
 from airflow_ext.hooks.sync_vendors import get_remote_backend
@@ -115,7 +114,7 @@ class SyncSensor(BaseSensorOperator):
         except SyncUnavailableError as error:
             raise self._later(error, deadline) from error
         except (InvalidError, DeniedError) as error:
-            raise self._refused(error) from error
+            raise self._refused(error) from error.__cause__
         return self._go(handle, status, deadline)
 
     def _later(self, error: SyncUnavailableError, deadline: float) -> Exception:
@@ -181,7 +180,7 @@ class SyncSensor(BaseSensorOperator):
             self.log.warning("%s; trying again", error)
             return PokeReturnValue(is_done=False)
         except (InvalidError, DeniedError) as error:
-            raise self._refused(error) from error
+            raise self._refused(error) from error.__cause__
         if not self._ends(status):
             self.log.info("%s: %s", self.sync, status.phase or status.status)
             return PokeReturnValue(is_done=False)
@@ -242,12 +241,8 @@ class SyncSensor(BaseSensorOperator):
                 "ended": status.ended,
             }
         what = f"sync {handle.get('name')!r} ({handle['sync']}) {status.status}: {status.reason or 'no reason told'}"
-        error = SyncFailedError(
-            f"{what}. {link}".rstrip(), status=str(status.status), reason=status.reason, link=link
-        )
-        if self.on_failure == "skip":
-            raise AirflowSkipException(str(error)) from error
-        raise AirflowFailException(str(error)) from error
+        text = f"{what}. {link}".rstrip()
+        raise AirflowSkipException(text) if self.on_failure == "skip" else AirflowFailException(text)
 
     def _refused(self, error: Exception) -> Exception:
         if self.soft_fail or self.never_fail:

@@ -98,7 +98,7 @@ class VaultSecretVersionSensor(BaseSensorOperator):
             self.log.warning("%s; looking again", error)
             return PokeReturnValue(is_done=False)
         except (VaultDeniedError, InvalidError) as error:
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(str(error)) from error.__cause__
         version = int((found or {}).get("current_version") or 0)
         return PokeReturnValue(version > above, version)
 

@@ -271,8 +271,9 @@ def test_a_wrong_connection_is_told_and_not_retried(
     pair: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], told: str
 ) -> None:
     connect(monkeypatch, "ext_dlt_default", **fields)
-    with pytest.raises(AirflowFailException, match=told):
+    with pytest.raises(AirflowFailException, match=told) as raised:
         make([SHOPS]).execute(context())
+    assert raised.value.__cause__ is None
 
 
 def test_an_unknown_table_is_not_retried_and_a_broken_source_is(pair: Path) -> None:

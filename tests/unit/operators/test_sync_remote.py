@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -429,5 +430,9 @@ def test_a_connection_of_another_kind_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AIRFLOW_CONN_FT", '{"conn_type": "ext-dlt"}')
     with pytest.raises(AirflowFailException, match=r"'ft' .*give SyncOperator tables= instead of sync="):
         make().execute(context(TaskState()))
+    monkeypatch.setenv("AIRFLOW_CONN_FT", '{"conn_type": "ext-fivetran"}')
+    with pytest.raises(AirflowFailException, match="API secret") as told:
+        make().execute(context(TaskState()))
+    assert "".join(traceback.format_exception(told.value)).count("API secret into password") == 1
     with pytest.raises(AirflowFailException, match="sync_conn_id='nowhere'"):
         make("nowhere").execute(context(TaskState()))
