@@ -1,4 +1,4 @@
-"""What a task's author says of tables and windows: checked when the DAG is parsed, and against what arrived."""
+"""What a task's author says of tables and windows, checked when the DAG is parsed, and what is told of those that arrived."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow_ext.operators._sync_memory import SyncWait
 from airflow_ext.sync.files import SyncFiles
-from airflow_ext.sync.model import SyncResult
+from airflow_ext.sync.model import SyncResult, TableResult
 from airflow_ext.sync.tables import SyncTable
 
 MOST_NAMED = 20
@@ -107,3 +107,12 @@ def not_there(assets: Mapping[str, Any], result: SyncResult, sync: str) -> str:
         f"tables={missing!r}: sync {sync!r} has no such table, so what waits for the assets of these names never starts. "
         f"Its tables: {known}"
     )
+
+
+def rows_told(table: TableResult) -> str:
+    """Return what the log says of a table's rows."""
+    if table.rows is None:
+        return "synced (the vendor does not tell how many rows)"
+    known = {**table.counts, **({} if table.failed is None else {"failed": table.failed})}
+    more = ", ".join(f"{name} {count}" for name, count in known.items())
+    return f"{table.rows} rows{f' ({more})' if more else ''}"

@@ -26,7 +26,7 @@ from airflow_ext.exceptions import (
 from airflow_ext.hooks.sync_vendors import get_remote_backend
 from airflow_ext.operators._sync_ended import Ended, error_of
 from airflow_ext.operators._sync_memory import Memory, SyncWait
-from airflow_ext.sync.backend import RemoteBackend, RunHandle, SyncRequest
+from airflow_ext.sync.backend import RemoteBackend, RunHandle, SyncRequest, names_of
 from airflow_ext.sync.model import RunStatus, SyncResult
 from airflow_ext.sync.watch import Limits, Outcome, Watch, failing
 from airflow_ext.triggers.sync import SyncTrigger, event_of, parse_event, state_asset
@@ -206,9 +206,11 @@ class RemoteSyncOperator(BaseOperator):
                         return found
                     ended = found
                 assert memory.handle is not None  # noqa: S101  # it has just ended
-                result = await self._settle(backend, memory, memory.handle, ended)
+                handle = memory.handle
+                result = await self._settle(backend, memory, handle, ended)
                 ended = None
                 if result is not None:
+                    self._tell_end(handle, plan[len(memory.results)], result)
                     memory.finish(result)
             return [SyncResult.from_dict(each) for each in memory.results]
         except _PutOffError as put_off:
@@ -240,7 +242,7 @@ class RemoteSyncOperator(BaseOperator):
                 raise _PutOffError(hold)
             patience = PAUSE_SECONDS if memory.handle is not None or memory.restarted else 0.0
             handle = await backend.start(replace(request, patience=patience), keep=keep)
-            self._tell_start(handle)
+            self._tell_start(handle, request)
             return handle
 
         handle = await self._bear(memory, limits, start)
@@ -280,7 +282,7 @@ class RemoteSyncOperator(BaseOperator):
                 memory.failing = None
                 return answer
 
-    def _tell_start(self, handle: RunHandle) -> None:
+    def _tell_start(self, handle: RunHandle, request: SyncRequest) -> None:
         if handle.get("behind"):
             self.log.info("%s runs already; waiting for its end first", handle["name"])
         elif handle.get("adopted"):
@@ -288,7 +290,11 @@ class RemoteSyncOperator(BaseOperator):
                 "%s runs already; waiting for that run (it is not cancelled with this task)", handle["name"]
             )
         else:
-            self.log.info("Started %s: %s", handle["name"], handle.get("link") or "")
+            self.log.info("Started %s: %s", _what(handle, request), handle.get("link") or "")
+
+    def _tell_end(self, handle: RunHandle, request: SyncRequest, result: SyncResult) -> None:
+        took = f", {result.started} to {result.ended}" if result.started and result.ended else ""
+        self.log.info("Run %s of %s has ended well%s", result.run_id, _what(handle, request), took)
 
     def _limits(self) -> Limits:
         most = self.execution_timeout if self.deferrable else None
@@ -411,3 +417,9 @@ class RemoteSyncOperator(BaseOperator):
         work = threading.Thread(target=lambda: asyncio.run(cancel()), daemon=True)
         work.start()
         work.join(CANCEL_SECONDS + 0.5)
+
+
+def _what(handle: RunHandle, request: SyncRequest) -> str:
+    if not request.resync:
+        return str(handle["name"])
+    return f"a re-sync of {handle['name']} ({', '.join(names_of(request.scope)) if request.scope else 'all of it'})"

@@ -18,13 +18,14 @@ from airflow_ext.contracts import Contract
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.events import Event, emit, outlets_for, partition_of
 from airflow_ext.exceptions import InvalidError, InvalidSyncError, SchemaDriftError, SyncFailedError
-from airflow_ext.hooks.sync import get_backend
+from airflow_ext.hooks.sync import DltHook, get_backend
 from airflow_ext.operators._sync_arguments import (
     check_list,
     check_names,
     check_waiting,
     check_windows,
     not_there,
+    rows_told,
 )
 from airflow_ext.operators._sync_embedded import (
     CANCEL_SECONDS,
@@ -160,6 +161,7 @@ class SyncOperator(RemoteSyncOperator):
             outlet for outlet in declared if not (isinstance(outlet, Asset) and outlet.name.startswith(own))
         ]
         self._own = own
+        self._into = ""
         self.outlets = [*declared, *outlets_for(self.assets.values(), alias=self._alias)]
         self._running: tuple[SyncBackend, RunHandle] | None = None
 
@@ -180,6 +182,8 @@ class SyncOperator(RemoteSyncOperator):
         tags = {"sync_conn_id": self.sync_conn_id}
         try:
             backend = get_backend(self.sync_conn_id, folder=self._folder(), tables=self._loads)
+            settings = DltHook(self.sync_conn_id).settings
+            self._into = f" into {settings.dataset!r} of {settings.destination_conn_id!r}"
             with stats.timer("airflow_ext.sync.duration", tags=tags):
                 result = asyncio.run(self._drive(backend, request))
         except InvalidError as error:
@@ -299,8 +303,7 @@ class SyncOperator(RemoteSyncOperator):
         for package in result.finished_pending:
             self.log.info("Finished what an earlier try had left behind: %s", package["tables"])
         for table in result.tables:
-            rows = "unknown" if table.rows is None else table.rows
-            self.log.info("Table %s: %s rows", table.name, rows)
+            self.log.info("Table %s: %s%s", table.name, rows_told(table), self._into)
             for change in table.schema_changes:
                 self.log.info("Table %s: %s %s %s", table.name, change.kind, change.column, change.type)
         if rows_in_all := _known_rows(result):

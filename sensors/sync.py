@@ -232,6 +232,16 @@ class SyncSensor(BaseSensorOperator):
     def _finish(self, handle: RunHandle, status: RunStatus) -> dict[str, Any]:
         link = str(handle.get("link") or "")
         if status.status is SyncStatus.SUCCEEDED:
+            self.log.info(
+                "Run %s of %s has ended well at %s, started %s: %s",
+                *(
+                    status.run_id or "without an id",
+                    handle.get("name"),
+                    status.ended,
+                    status.started or "unknown",
+                    link,
+                ),
+            )
             return {
                 "sync": handle["sync"],
                 "name": handle.get("name"),

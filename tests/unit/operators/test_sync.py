@@ -89,11 +89,14 @@ def test_assets_are_known_when_the_dag_is_parsed() -> None:
     ]
 
 
-def test_a_run_loads_tables_and_emits_an_event_for_each(pair: Path) -> None:
+def test_a_run_loads_tables_and_emits_an_event_for_each(
+    pair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = context()
     task = make([ORDERS, SHOPS], **DAY, partition="2013-01-01", pipelines_folder=pair / "state")
     result = task.execute(run)
     assert json.loads(json.dumps(result)) == result
+    assert "Table orders: 2 rows into 'raw' of 'warehouse'" in capsys.readouterr().out
     assert result["backend"] == "dlt"
     assert {name: table["rows"] for name, table in result["tables"].items()} == {"orders": 2, "shops": 0}
     assert (result["finished_pending"], result["link"]) == ([], None)

@@ -41,7 +41,9 @@ def starts(server: LocalHightouch) -> int:
     return len(server.calls(method="POST", path="*/trigger"))
 
 
-def test_a_run_ends_with_its_rows_and_an_event_of_its_destination(hightouch: LocalHightouch) -> None:
+def test_a_run_ends_with_its_rows_and_an_event_of_its_destination(
+    hightouch: LocalHightouch, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = RunScript(seconds=0.1, queued=0.1, added=5, changed=3, removed=2)
     sync = hightouch.sync("leads", script, destination="salesforce")
     run = context(TaskState())
@@ -55,6 +57,8 @@ def test_a_run_ends_with_its_rows_and_an_event_of_its_destination(hightouch: Loc
     }
     assert result["link"] == f"https://app.hightouch.com/acme/syncs/{sync.id}"
     assert result["started"] < result["ended"]
+    told = "Table salesforce: 10 rows (added 5, changed 3, removed 2, failed 0)"
+    assert told in capsys.readouterr().out
     [event] = run["outlet_events"][AssetAlias("sync/ingest/load")].asset_alias_events
     assert (event.dest_asset_key.name, event.extra["counts"]["added"]) == ("sync/ht/leads/salesforce", 5)
     assert hightouch.calls(method="POST", path="*/trigger")[0].body == {"fullResync": False}

@@ -28,7 +28,9 @@ def fivetran(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalFivetran]:
         yield server
 
 
-def test_tables_are_loaded_anew_some_at_a_time_and_a_retry_goes_on(fivetran: LocalFivetran) -> None:
+def test_tables_are_loaded_anew_some_at_a_time_and_a_retry_goes_on(
+    fivetran: LocalFivetran, capsys: pytest.CaptureFixture[str]
+) -> None:
     tables = [f"public.t{number}" for number in range(3)]
     fivetran.connection(
         "shop",
@@ -54,7 +56,14 @@ def test_tables_are_loaded_anew_some_at_a_time_and_a_retry_goes_on(fivetran: Loc
 
     with pytest.raises(SyncFailedError):
         run(1)
-    assert len(run(2)["runs"]) == 2
+    runs = run(2)["runs"]
+    assert len(runs) == 2
+    log = capsys.readouterr().out
+    assert "Started a re-sync of shop (public.t0, public.t1): https://" in log
+    assert (
+        f"Run {runs[1]['run_id']} of a re-sync of shop (public.t2) has ended well, {runs[1]['started']} to"
+        in log
+    )
     assert [call.body for call in fivetran.calls(method="POST", path="*/resync")] == [
         {"scope": {"public": ["t0", "t1"]}},
         {"scope": {"public": ["t2"]}},

@@ -60,13 +60,15 @@ def resumed(sensor: SyncSensor, deferred: TaskDeferred) -> Any:
     return sensor.execute_complete(context(), asyncio.run(event()))
 
 
-def test_a_run_of_a_while_ago_is_enough(fivetran: LocalFivetran, airbyte: LocalAirbyte) -> None:
+def test_a_run_of_a_while_ago_is_enough(
+    fivetran: LocalFivetran, airbyte: LocalAirbyte, capsys: pytest.CaptureFixture[str]
+) -> None:
     fivetran.connection("shop", SyncScript(seconds=0)).trigger(fivetran.now(), force=False)
     airbyte.start_job(airbyte.connection("shop", JobScript(seconds=0)).id)
     for sync_conn_id in ("ft", "ab"):
         told = make(sync_conn_id, within=timedelta(minutes=5)).execute(context())
         assert told["run_id"]
-        assert told["ended"]
+        assert f"Run {told['run_id']} of shop has ended well at {told['ended']}" in capsys.readouterr().out
 
 
 def test_an_old_run_is_not_enough_and_the_next_one_is(fivetran: LocalFivetran, airbyte: LocalAirbyte) -> None:
