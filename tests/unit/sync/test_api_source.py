@@ -94,6 +94,7 @@ def test_pages_are_read_and_the_next_run_goes_on_from_the_cursor(shop: Shop, syn
     changes = second.result.to_dict()["tables"]["orders"]["schema_changes"]
     assert changes == [{"kind": "column_added", "column": "note", "type": "text"}]
     assert shop.asked[-1]["since"] == ["2026-01-05"]
+    assert second.result.to_dict()["tables"]["orders"]["rows"] == 2  # the last one of before is loaded again
     assert syncs.rows("SELECT count(*), count(DISTINCT id), sum(amount) FROM raw.orders") == [(6, 6, 115.5)]
     assert syncs.rows("SELECT count(*) FROM raw.orders__tags") == [(15,)]
 
