@@ -139,7 +139,7 @@ def get_remote_backend(sync_conn_id: str, *, tries: int = 4) -> RemoteBackend:
     try:
         connection = BaseHook.get_connection(sync_conn_id)
     except AirflowNotFoundException as error:
-        raise InvalidError(f"sync_conn_id={sync_conn_id!r}: {error}") from error
+        raise InvalidError(f"sync_conn_id={sync_conn_id!r}: {error}") from None
     return remote_backend(connection, tries=tries)
 
 
@@ -151,7 +151,7 @@ async def aget_connection(sync_conn_id: str) -> Connection:
     try:
         return await BaseHook.aget_connection(sync_conn_id)
     except AirflowNotFoundException as error:
-        raise InvalidError(f"sync_conn_id={sync_conn_id!r}: {error}") from error
+        raise InvalidError(f"sync_conn_id={sync_conn_id!r}: {error}") from None
 
 
 def webhook_secret(connection: Connection) -> str:

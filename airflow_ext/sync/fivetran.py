@@ -129,7 +129,7 @@ class FivetranBackend:
                 f"sync={sync!r} is the name of several Fivetran connections: {ids}; give the id"
             )
         raise InvalidSyncError(
-            f"sync={sync!r}: Fivetran has no connection with this id or name, or the key may not see it; it may "
+            f"sync={sync!r}: {self.http.place} has no connection with this id or name, or the key may not see it; it may "
             "have been deleted",
             status=404,
             code="NotFound_Connector",

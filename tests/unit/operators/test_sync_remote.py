@@ -434,5 +434,6 @@ def test_a_connection_of_another_kind_is_told(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(AirflowFailException, match="API secret") as told:
         make().execute(context(TaskState()))
     assert "".join(traceback.format_exception(told.value)).count("API secret into password") == 1
-    with pytest.raises(AirflowFailException, match="sync_conn_id='nowhere'"):
+    with pytest.raises(AirflowFailException, match="sync_conn_id='nowhere'") as told:
         make("nowhere").execute(context(TaskState()))
+    assert told.value.__cause__ is None
