@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,11 +16,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
+from requests import Response
 
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.hooks.sync import DltHook
 from airflow_ext.operators.sync import SyncOperator
 from airflow_ext.sync.api import SyncApi
+from airflow_ext.sync.api_answers import answer_check
 from airflow_ext.sync.model import SyncStatus
 from airflow_ext.sync.tables import SyncTable
 from tests.unit.sync.remote import TaskState, context
@@ -97,6 +101,36 @@ def test_pages_are_read_and_the_next_run_goes_on_from_the_cursor(shop: Shop, syn
     assert second.result.to_dict()["tables"]["orders"]["rows"] == 2  # the last one of before is loaded again
     assert syncs.rows("SELECT count(*), count(DISTINCT id), sum(amount) FROM raw.orders") == [(6, 6, 115.5)]
     assert syncs.rows("SELECT count(*) FROM raw.orders__tags") == [(15,)]
+
+
+def test_rows_that_are_not_where_they_should_be_fail_and_empty_nothing(shop: Shop, syncs: Any) -> None:
+    there = api(shop, shop.token)
+    paginator = json.loads(ORDERS.paginator)
+    pages: dict[str, Any] = {"path": "/orders", "mode": "replace", "paginator": paginator}
+    assert syncs(SyncApi("orders", rows="data", **pages), **there).status is SyncStatus.SUCCEEDED
+    status = syncs(SyncApi("orders", rows="dta", **pages), **there)
+    assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
+    assert status.reason == "rows='dta' of table 'orders': no 'dta' in the answer; it has data, total"
+    assert syncs.rows("SELECT count(*) FROM raw.orders") == [(5,)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        pytest.param("data.items", "no 'items' in data; it is a list, not an object", id="in a list"),
+        pytest.param("$.page.items[*]", "no 'items' in page; it has of", id="below the top"),
+        pytest.param("total", "no list of objects there, but a int", id="a number"),
+        pytest.param("data[*]", "", id="an empty list"),
+        pytest.param("none.items", "", id="null"),
+    ],
+)
+def test_rows_are_looked_for_where_a_path_is_plain(rows: str, told: str) -> None:
+    answer = Response()
+    answer.status_code = 200
+    answer._content = b'{"data": [], "page": {"of": "private"}, "total": 3, "none": null}'
+    look = answer_check(SyncApi("orders", path="/orders", rows=rows, mode="append"))
+    with pytest.raises(InvalidError, match=re.escape(told)) if told else nullcontext():
+        assert look(answer).json()["total"] == 3
 
 
 def test_a_refused_token_is_not_shown(shop: Shop, syncs: Any) -> None:
