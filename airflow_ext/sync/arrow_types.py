@@ -12,6 +12,9 @@ from airflow_ext.exceptions import InvalidError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+UNBOUND_DECIMAL = (38, 9)
+"""Precision and scale of a numeric column that declares none."""
+
 
 @dataclass(frozen=True)
 class Column:

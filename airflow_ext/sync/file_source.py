@@ -386,13 +386,22 @@ def _json_table(rows: list[dict[str, Any]], columns: list[Column]) -> pa.Table:
             arrays[column.name] = pa.array(values, pa.string())
         elif pa.types.is_floating(column.arrow):
             arrays[column.name] = pa.array(
-                [None if value is None else float(value) for value in values], pa.float64()
+                [None if value is None else _float(value, column.name) for value in values], pa.float64()
             )
         elif pa.types.is_integer(column.arrow) or pa.types.is_boolean(column.arrow):
             arrays[column.name] = pa.array(values, column.arrow)
         else:
             arrays[column.name] = pa.array([_json_text(value) for value in values], pa.string())
     return pa.table(arrays)
+
+
+def _float(value: Any, name: str) -> float:
+    number = float(value)
+    if isinstance(value, int) and number != value:
+        raise ValueError(
+            f"{name}: {value} does not fit the column's type, a double; say types={{{name!r}: 'text'}} or 'decimal(p,s)'"
+        )
+    return number
 
 
 def _json_text(value: Any) -> str | None:

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_ext.exceptions import InvalidError, SyncFailedError
-from airflow_ext.sync.arrow_types import Column
+from airflow_ext.sync.arrow_types import UNBOUND_DECIMAL, Column
+from airflow_ext.sync.plain_values import MisfitError, plain_values
 from airflow_ext.sync.sqlite_moments import sqlite_moments
 from airflow_ext.sync.tables import CursorValue, SyncTable, Window
 
@@ -31,9 +32,6 @@ MAX_CONNECTORX_SCALE = 10
 
 MOST_CONNECTORX_ROWS = 50_000
 """Smaller batches let reading and writing overlap."""
-
-UNBOUND_DECIMAL = (38, 9)
-"""Precision and scale of a numeric column that declares none."""
 
 
 def choose_reader(wanted: str, dialect: str) -> str:
@@ -255,11 +253,11 @@ class SqlTable:
                 rows = connection.execution_options(yield_per=self.chunk_rows).execute(query)
                 for part in rows.partitions():
                     arrays = [
-                        pa.array(_plain(values, column), type=column.arrow)
+                        pa.array(plain_values(values, column), type=column.arrow)
                         for column, values in zip(self.columns, zip(*part, strict=True), strict=True)
                     ]
                     yield pa.Table.from_arrays(arrays, schema=schema)
-        except (sa.exc.SQLAlchemyError, pa.ArrowInvalid) as error:
+        except (sa.exc.SQLAlchemyError, pa.ArrowException, MisfitError) as error:
             raise SyncFailedError(_reason(error), table=self.table.name) from None
 
     def _conform(self, batch: pa.Table) -> pa.Table:
@@ -299,6 +297,9 @@ class SqlTable:
                 select = sa.cast(sa.func.round(column, UNBOUND_DECIMAL[1]), sa.Text)
             elif arrow.scale > MAX_CONNECTORX_SCALE:
                 select = sa.cast(column, sa.Text)
+        elif pa.types.is_decimal(arrow) and self.engine.dialect.name == "sqlite":
+            # SQLAlchemy would make a float of a whole number first, which 9007199254740993 does not survive.
+            select = sa.type_coerce(column, sa.types.NullType())
         is_uuid = isinstance(column.type, sa.Uuid)
         return Column(column.name, arrow, is_json, select.label(column.name), is_uuid)
 
@@ -349,23 +350,6 @@ def _arrow_type(kind: Any, dialect: str) -> tuple[pa.DataType, bool]:
     if isinstance(kind, sa.LargeBinary):
         return pa.binary(), False
     return pa.string(), False
-
-
-def _plain(values: Iterable[Any], column: Column) -> list[Any]:
-    """Return a column's Python values as Arrow takes them."""
-    import pyarrow as pa
-
-    if column.json:
-        # Drivers hand JSON out parsed or as text, depending on the database.
-        return [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-    if pa.types.is_decimal(column.arrow):
-        quantum = f".{column.arrow.scale}f"
-        from decimal import Decimal
-
-        return [None if value is None else Decimal(format(value, quantum)) for value in values]
-    if column.arrow == pa.string():
-        return [None if value is None else str(value) for value in values]
-    return list(values)
 
 
 def _reason(error: BaseException) -> str:

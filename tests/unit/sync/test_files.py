@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from airflow_ext.exceptions import InvalidError
+from airflow_ext.exceptions import InvalidError, SyncFailedError
 from airflow_ext.sync.direct import DirectEngine
 from airflow_ext.sync.dlt_job import DltJob
 from airflow_ext.sync.files import SyncFiles
@@ -230,3 +230,20 @@ def test_of_rows_with_the_same_key_the_last_one_counts(
         ).run()
         for table in ("merged", "versions"):
             assert syncs.rows(f"SELECT id, version FROM n{number}.{table}") == [(1, 7)]
+
+
+def test_a_whole_number_that_no_double_holds_is_not_changed_to_fit_one(
+    syncs: Any, landing: Path, local: dict[str, Any]
+) -> None:
+    (landing / "n.jsonl").write_text('{"n": 1}\n{"n": 2.5}\n{"n": 9007199254740993}\n')
+    job = DltJob(
+        pair=syncs.backend(**local).pair,
+        name="job",
+        folder=syncs.folder,
+        tables=(SyncFiles("t", path="*.jsonl", mode="replace"),),
+    )
+    with pytest.raises(SyncFailedError, match="n: 9007199254740993 does not fit the column's type, a double"):
+        DirectEngine(job, tell=lambda _: None).run()
+    exact = SyncFiles("u", path="*.jsonl", mode="replace", types={"n": "decimal(20,1)"})
+    DirectEngine(replace(job, tables=(exact,)), tell=lambda _: None).run()
+    assert syncs.rows("SELECT max(n) FROM raw.u") == [(Decimal("9007199254740993.0"),)]

@@ -242,3 +242,40 @@ def test_a_timestamp_in_sqlite_lies_in_one_window_however_it_is_written(tmp_path
     everything = read.bounds(Window(start="0001-01-01", end="9999-12-31T23:59:59.999999"))
     assert len(rows(engine, table, reader=reader, start=everything[0], end=everything[1])) == len(written)
     engine.dispose()
+
+
+def sqlite(file: Path, *statements: str) -> sa.Engine:
+    connection = sqlite3.connect(file)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+    return sa.create_engine(f"sqlite:///{file}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "arrived"),
+    [
+        pytest.param("integer", "2.5", None, id="cut"),
+        pytest.param("integer", "'two'", None, id="text"),
+        pytest.param("numeric(10,2)", "1.239", None, id="too many digits"),
+        pytest.param("numeric(10,2)", "'x'", None, id="no number"),
+        pytest.param("numeric(10,2)", "0.1 + 0.2", Decimal("0.30"), id="float"),
+        pytest.param("numeric", "9007199254740993", Decimal(9007199254740993), id="beyond a double"),
+        pytest.param("numeric", "1.5", Decimal("1.5"), id="decimal"),
+        pytest.param("integer", "9007199254740993", 9007199254740993, id="integer"),
+    ],
+)
+def test_a_value_of_sqlite_arrives_as_it_is_or_fails_the_run(
+    tmp_path: Path, kind: str, value: str, arrived: Any
+) -> None:
+    engine = sqlite(tmp_path / "s", f"CREATE TABLE t (n {kind})", f"INSERT INTO t VALUES (1), ({value})")
+    table = SyncTable("t", mode="replace")
+    if arrived is None:
+        with pytest.raises(
+            SyncFailedError, match=r"column 'n': the value .* does not fit .*, its declared type"
+        ):
+            rows(engine, table, reader="pyarrow")
+    else:
+        assert [row["n"] for row in rows(engine, table, reader="pyarrow")] == [1, arrived]
+    engine.dispose()
