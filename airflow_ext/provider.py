@@ -38,7 +38,7 @@ _DLT_CONNECTION = {
         },
         "backend": {
             "label": "Reader",
-            "description": "auto takes connectorx where it can read the source, else pyarrow.",
+            "description": "auto takes connectorx for PostgreSQL, else pyarrow.",
             "schema": {"type": "string", "enum": ["auto", "connectorx", "pyarrow"], "default": "auto"},
         },
         "chunk_rows": {

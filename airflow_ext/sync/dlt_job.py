@@ -24,7 +24,7 @@ class DltPair:
     :param destination: ``duckdb``, ``postgres`` or ``files`` (Parquet).
     :param destination_url: Path of the DuckDB file, URL of the PostgreSQL database, or the folder of the files.
     :param dataset: Schema in the destination.
-    :param reader: ``connectorx``, ``pyarrow`` or ``auto`` for the faster one that reads this source.
+    :param reader: ``connectorx``, ``pyarrow`` or ``auto`` for the faster one that reads all of this source.
     :param chunk_rows: Rows per Arrow batch; memory grows with it.
     :param filesystems: For files as source, by scheme, each as fsspec writes it as JSON, credentials included.
     :param base: Folder or URL under which paths of files without a scheme lie.

@@ -27,6 +27,9 @@ READERS = ("auto", "connectorx", "pyarrow")
 CONNECTORX_DIALECTS = ("postgresql", "sqlite")
 """Dialects that are tested with connectorx; every other one is read through SQLAlchemy."""
 
+AUTO_CONNECTORX = ("postgresql",)
+"""Not SQLite: connectorx takes the type of a column from its first value, and refuses later ones of other types."""
+
 MAX_CONNECTORX_SCALE = 10
 """connectorx carries decimals with ten digits after the point and cuts the rest off without a word."""
 
@@ -37,14 +40,14 @@ MOST_CONNECTORX_ROWS = 50_000
 def choose_reader(wanted: str, dialect: str) -> str:
     """Return ``connectorx`` or ``pyarrow``.
 
-    :param wanted: What the connection says; ``auto`` takes connectorx where the dialect supports it.
+    :param wanted: What the connection says; ``auto`` takes connectorx where it reads whatever the dialect holds.
     :param dialect: SQLAlchemy's name of the source's dialect.
     :raises InvalidError: If the wanted reader is unknown or does not read this dialect.
     """
     if wanted not in READERS:
         raise InvalidError(f"backend={wanted!r} in the connection's extra: use one of {', '.join(READERS)}")
     if wanted == "auto":
-        return "connectorx" if dialect in CONNECTORX_DIALECTS else "pyarrow"
+        return "connectorx" if dialect in AUTO_CONNECTORX else "pyarrow"
     if wanted == "connectorx" and dialect not in CONNECTORX_DIALECTS:
         raise InvalidError(
             f"backend='connectorx' does not read {dialect}; it reads {', '.join(CONNECTORX_DIALECTS)}. "

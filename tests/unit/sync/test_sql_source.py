@@ -31,6 +31,7 @@ def rows(engine: sa.Engine, table: SyncTable, *, reader: str, **window: Any) -> 
 def test_the_row_by_row_reader_is_never_chosen() -> None:
     assert choose_reader("auto", "postgresql") == "connectorx"
     assert choose_reader("auto", "mysql") == "pyarrow"
+    assert choose_reader("connectorx", "sqlite") == "connectorx"
     assert choose_reader("pyarrow", "postgresql") == "pyarrow"
 
 
@@ -279,3 +280,17 @@ def test_a_value_of_sqlite_arrives_as_it_is_or_fails_the_run(
     else:
         assert [row["n"] for row in rows(engine, table, reader="pyarrow")] == [1, arrived]
     engine.dispose()
+
+
+def test_what_sqlite_keeps_in_a_column_may_be_of_several_kinds(tmp_path: Path) -> None:
+    engine = sqlite(
+        tmp_path / "s",
+        "CREATE TABLE t (id integer primary key, price numeric, amount numeric(10,2), at timestamp)",
+        "INSERT INTO t VALUES (1, NULL, 2, '2026-01-02T03:04:05Z'), (2, 1.5, 2.5, '2026-01-02 03:04:05.000001')",
+    )
+    found = rows(engine, SyncTable("t", mode="replace"), reader=choose_reader("auto", engine.dialect.name))
+    engine.dispose()
+    assert [(row["price"], row["amount"], str(row["at"])) for row in found] == [
+        (None, Decimal(2), "2026-01-02 03:04:05"),
+        (Decimal("1.5"), Decimal("2.5"), "2026-01-02 03:04:05.000001"),
+    ]
