@@ -20,9 +20,16 @@ def file_source(connection: Connection, paths: Iterable[str]) -> tuple[str, dict
 
     :param connection: A connection of type ``fs`` (extra ``path``), or of the object store, such as ``aws``.
     :param paths: Paths and URLs.
-    :raises InvalidError: If nothing here reads a scheme.
+    :raises InvalidError: If nothing here reads a scheme, or a path lies outside of the folder.
     """
+    paths = list(paths)
     base = str(connection.extra_dejson.get("path") or connection.extra_dejson.get("base_url") or "")
+    for path in paths:
+        if base and not _inside(path, base):
+            raise InvalidError(
+                f"path={path!r} lies outside of {base!r}, the path of connection {connection.conn_id!r}; give a path below "
+                "that, or another connection"
+            )
     schemes = {
         (path if "://" in path or path.startswith("/") else f"{base}/{path}").rpartition("://")[0] or "file"
         for path in paths
@@ -73,6 +80,21 @@ def secret_options(connection: Connection) -> tuple[str, ...]:
         for name, value in options.items()
         if isinstance(value, str) and any(word in name.lower() for word in SECRET_WORDS)
     )
+
+
+def _inside(path: str, base: str) -> bool:
+    """Tell whether a path lies under a folder; another store than the folder's is none of its business."""
+    if "://" not in path and not path.startswith("/"):
+        return True
+    (scheme, there), (of_base, folder) = _split(path), _split(base)
+    return scheme != of_base or there.startswith(folder.rstrip("/") + "/")
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Return the scheme, of chained ones the last, which tells the store, and the rest."""
+    scheme, _, rest = path.rpartition("://")
+    scheme = scheme.rpartition("::")[2]
+    return "file" if scheme in ("", "local") else scheme, rest
 
 
 def _filesystem(connection: Connection, scheme: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from airflow_ext.sync.tables import SyncTable
 
@@ -35,7 +37,8 @@ class SyncFiles(SyncTable):
 
     :param name: Table in the destination, in snake case.
     :param path: Path or URL, with ``*``, ``**``, ``?`` and ``[...]``; ``{window_start}`` and ``{window_end}`` stand
-        for the run's window as the operator has it. A path without a scheme lies under the source connection's own.
+        for the run's window as the operator has it. It lies under the source connection's own path, if
+        that has one.
     :param format: ``csv`` (with a header, UTF-8), ``tsv``, ``jsonl`` or ``parquet``; ``None`` goes by the ending.
         Compressed text is read too.
     :param mode: As of :class:`SyncTable`; ``append`` unless said otherwise.
@@ -78,6 +81,12 @@ class SyncFiles(SyncTable):
         where = f"table {self.name!r}"
         if not isinstance(self.path, str) or not self.path.strip():
             raise ValueError(f"path={self.path!r} of {where}: give a path or URL, such as 'orders/*.csv'")
+        # An object store over HTTP may take %2e for a dot.
+        if ".." in re.split(r"[/\\]", unquote(self.path)):
+            raise ValueError(
+                f"path={self.path!r} of {where}: '..' would leave the source connection's path; make a connection for that "
+                "folder"
+            )
         if self.format is not None and self.format not in FORMATS.values():
             raise ValueError(
                 f"format={self.format!r} of {where}: the formats are {', '.join(sorted(set(FORMATS.values())))}"

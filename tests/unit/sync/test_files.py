@@ -155,6 +155,8 @@ def test_files_of_a_remote_store_go_through_fsspec(syncs: Any, landing: Path) ->
     ("arguments", "told"),
     [
         pytest.param({"path": " "}, "give a path", id="no path"),
+        pytest.param({"path": "../*.csv"}, "'..' would leave the source connection's path", id="parent"),
+        pytest.param({"path": "a/%2E%2e/b.csv"}, "'..' would leave", id="parent, encoded"),
         pytest.param({"path": "a", "format": "xls"}, "csv, jsonl, parquet, tsv", id="unknown format"),
         pytest.param({"path": "a", "cursor": "at"}, "only mode='window'", id="cursor"),
         pytest.param({"path": "a", "types": {"a": "varchar"}}, "the types are text", id="unknown type"),
@@ -202,7 +204,7 @@ def test_files_take_no_merge(source: Any, syncs: Any, tmp_path: Path) -> None:
     assert "into files go append and replace" in status.reason
 
 
-def test_what_reads_no_scheme_is_for_the_author_to_fix() -> None:
+def test_a_path_outside_or_of_a_scheme_that_nothing_reads_is_for_the_author_to_fix() -> None:
     from airflow.sdk import Connection
 
     from airflow_ext.hooks._sync_files import file_source
@@ -210,6 +212,11 @@ def test_what_reads_no_scheme_is_for_the_author_to_fix() -> None:
     connection = Connection(conn_id="lake", conn_type="fs", extra='{"path": "/landing"}')
     base, systems = file_source(connection, ["a/*.csv"])
     assert (base, list(systems)) == ("/landing", ["file"])
+    for inside in ("/landing/a.csv", "file:///landing/a.csv", "a..csv"):
+        assert file_source(connection, [inside])[0] == "/landing"
+    for outside in ("/etc/a.csv", "/landing2/a.csv", "file:///etc/a.csv", "simplecache::file:///etc/a.csv"):
+        with pytest.raises(InvalidError, match="lies outside of '/landing', the path of connection 'lake'"):
+            file_source(connection, [outside])
     with pytest.raises(InvalidError, match="nosuch:// cannot be read here"):
         file_source(connection, ["nosuch://bucket/a.csv"])
 
