@@ -11,6 +11,9 @@ from airflow_ext.hooks._sync_filesystems import SECRET_WORDS, dump_filesystem
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
+DATABASES = ("sqlite", "postgres", "mysql", "mssql", "duckdb")
+"""Connection types that have no files."""
+
 
 def file_source(connection: Connection, paths: Iterable[str]) -> tuple[str, dict[str, str]]:
     """Return the folder of a connection and the file systems of some paths, by scheme.
@@ -20,7 +23,8 @@ def file_source(connection: Connection, paths: Iterable[str]) -> tuple[str, dict
 
     :param connection: A connection of type ``fs`` (extra ``path``), or of the object store, such as ``aws``.
     :param paths: Paths and URLs.
-    :raises InvalidError: If nothing here reads a scheme, or a path lies outside of the folder.
+    :raises InvalidError: If the connection's type has no files, nothing here reads a scheme, or a path lies outside of
+        the folder.
     """
     paths = list(paths)
     base = str(connection.extra_dejson.get("path") or connection.extra_dejson.get("base_url") or "")
@@ -34,6 +38,14 @@ def file_source(connection: Connection, paths: Iterable[str]) -> tuple[str, dict
         (path if "://" in path or path.startswith("/") else f"{base}/{path}").rpartition("://")[0] or "file"
         for path in paths
     }
+    if connection.conn_type in DATABASES or (
+        "file" in schemes and connection.conn_type not in ("fs", "file")
+    ):
+        raise InvalidError(
+            f"source_conn_id={connection.conn_id!r} has the type {connection.conn_type!r}, which has no files at "
+            f"{', '.join(map(repr, paths))}: SyncFiles reads a connection of type 'fs' with path in its extra, or one of an "
+            "object store with its URL as path, such as 's3://bucket/orders/*.csv'"
+        )
     return base, {scheme: _filesystem(connection, scheme) for scheme in schemes}
 
 

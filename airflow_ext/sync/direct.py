@@ -47,7 +47,10 @@ class DirectEngine:
         job = self.job
         started = datetime.now(UTC)
         job.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with only_one(job.folder / f"{job.name}.lock", tell=self.tell), readables(job) as readable:
+        with (
+            only_one(job.folder / f"{job.name}.lock", tell=self.tell),
+            readables(job, tell=self.tell) as readable,
+        ):
             self.tell({"event": "phase", "phase": "connect"})
             target = self._target()
             try:
@@ -144,7 +147,7 @@ class DirectEngine:
 
 
 @contextmanager
-def readables(job: DltJob) -> Iterator[Callable[[SyncTable], Readable]]:
+def readables(job: DltJob, *, tell: Tell) -> Iterator[Callable[[SyncTable], Readable]]:
     """Return what opens a table of the job's source, SQL or files."""
     pair = job.pair
 
@@ -155,6 +158,7 @@ def readables(job: DltJob) -> Iterator[Callable[[SyncTable], Readable]]:
             base=pair.base,
             chunk_rows=pair.chunk_rows,
             window=job.window,
+            warn=lambda text: tell({"event": "log", "level": "warning", "text": text}),
         )
 
     if all(isinstance(table, SyncFiles) for table in job.tables):

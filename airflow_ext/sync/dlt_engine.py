@@ -126,7 +126,7 @@ class DltEngine:
         if all(isinstance(table, SyncApi) for table in tables):
             yield api_resources(replace(self.job, tables=tuple(tables)))
             return
-        with readables(self.job) as readable:
+        with readables(self.job, tell=self.tell) as readable:
             yield [self._resource(readable(table), table) for table in tables]
 
     def _load(self, pipeline: dlt.Pipeline) -> tuple[dict[str, int], str]:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from airflow_ext.exceptions import InvalidError, SyncFailedError
@@ -29,6 +29,7 @@ class FileTable:
     :param base: Folder under which paths without a scheme lie.
     :param chunk_rows: Rows per batch.
     :param window: The run's window, for the path.
+    :param warn: Told that there is no file, where that is no error.
     """
 
     def __init__(
@@ -39,15 +40,18 @@ class FileTable:
         base: str,
         chunk_rows: int,
         window: Window | None,
+        warn: Callable[[str], None],
     ) -> None:
         from fsspec import AbstractFileSystem
 
         self.table = table
+        self._warn = warn
         self.columns: list[Column] = []
         self.chunk_rows = chunk_rows
         path = _fill(table, window)
         if base and "://" not in path and not path.startswith("/"):
             path = f"{base.rstrip('/')}/{path}"
+        self._based = bool(base)
         self._url = path
         self._fs = AbstractFileSystem.from_json(filesystems[path.rpartition("://")[0] or "file"])
         self._window = window
@@ -78,6 +82,8 @@ class FileTable:
                 f"no file matches {self._url!r}, and mode={mode!r} would take all rows away",
                 table=self.table.name,
             )
+        if not self._prints:
+            self._tell_of_none()
         if mode in ("append", "merge"):
             self._files = [path for path, mark in self._prints.items() if self._seen.get(path) != mark]
         else:
@@ -149,6 +155,15 @@ class FileTable:
                         table = table.filter(pc.and_(pc.greater_equal(values, start), pc.less(values, end)))
                     on_rows(table.num_rows)
                     yield table
+
+    def _tell_of_none(self) -> None:
+        searched, why = self._url, ""
+        if not self._based and "://" not in searched and not searched.startswith("/"):
+            searched, why = (
+                str(Path(searched).absolute()),
+                ", for the source connection has no path in its extra",
+            )
+        self._warn(f"table {self.table.name!r}: no file matches {searched!r}{why}")
 
     def _glob(self) -> dict[str, Mapping[str, Any]]:
         found = self._fs.glob(self._url, detail=True)

@@ -217,6 +217,9 @@ def test_a_path_outside_or_of_a_scheme_that_nothing_reads_is_for_the_author_to_f
     for outside in ("/etc/a.csv", "/landing2/a.csv", "file:///etc/a.csv", "simplecache::file:///etc/a.csv"):
         with pytest.raises(InvalidError, match="lies outside of '/landing', the path of connection 'lake'"):
             file_source(connection, [outside])
+    database = Connection(conn_id="src", conn_type="sqlite", host="/s.db")
+    with pytest.raises(InvalidError, match=r"'src' has the type 'sqlite', which has no files.*type 'fs'"):
+        file_source(database, ["*.csv"])
     with pytest.raises(InvalidError, match="nosuch:// cannot be read here"):
         file_source(connection, ["nosuch://bucket/a.csv"])
 
@@ -254,3 +257,22 @@ def test_a_whole_number_that_no_double_holds_is_not_changed_to_fit_one(
     exact = SyncFiles("u", path="*.jsonl", mode="replace", types={"n": "decimal(20,1)"})
     DirectEngine(replace(job, tables=(exact,)), tell=lambda _: None).run()
     assert syncs.rows("SELECT max(n) FROM raw.u") == [(Decimal("9007199254740993.0"),)]
+
+
+def test_where_no_file_matches_it_says_what_it_looked_for(
+    syncs: Any, landing: Path, local: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(landing)
+    events: list[dict[str, Any]] = []
+    tables = (
+        SyncFiles("a", path="oders/*.csv"),
+        SyncFiles("m", path="oders/*.csv", mode="merge", primary_key="id"),
+    )
+    pair = replace(syncs.backend(**local).pair, parallel=1)
+    for number, base in enumerate((str(landing), "")):
+        job = DltJob(pair=replace(pair, base=base), name=f"job{number}", folder=syncs.folder, tables=tables)
+        DirectEngine(job, tell=events.append).run()
+    told = [event["text"] for event in events if event["event"] == "log" and event["level"] == "warning"]
+    searched = f"no file matches '{landing}/oders/*.csv'"
+    assert told[:2] == [f"table 'a': {searched}", f"table 'm': {searched}"]
+    assert told[2] == f"table 'a': {searched}, for the source connection has no path in its extra"
