@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from airflow_ext.exceptions import InvalidError
@@ -20,20 +21,52 @@ def answer_check(table: SyncApi) -> Callable[..., Any]:
     def look(response: Any, *_: Any, **__: Any) -> Any:
         if response.ok and not response.is_redirect:
             document = response.json()
-            _check_rows(table, document)
+            if _rows(table, document):
+                _check_pages(table, document)
             response.json = lambda **_: document  # dlt would read it twice more
         return response
 
     return look
 
 
-def _check_rows(table: SyncApi, document: Any) -> None:
+def refused(chain: Iterable[BaseException]) -> InvalidError | None:
+    """Return what the author of a table must change, ``None`` if dlt stumbled over something else.
+
+    dlt's own text would quote what the API has answered.
+
+    :param chain: dlt's error and what led to it.
+    """
+    for error in chain:
+        if isinstance(error, InvalidError):
+            return error
+        if type(error) is ValueError:
+            return InvalidError(re.split(r",?\s+got\s+`", str(error), maxsplit=1)[0].strip())
+    return None
+
+
+def _rows(table: SyncApi, document: Any) -> Any:
+    """Return what is at ``rows``, which may be empty; ``None`` also if dlt shall find them."""
     if not table.rows:
-        return
+        return None
     where = f"rows={table.rows!r} of table {table.name!r}"
     found = find(document, table.rows, where)
     if isinstance(found, str | int | float):
         raise InvalidError(f"{where}: there is no list of objects there, but a {type(found).__name__}")
+    return found
+
+
+def _check_pages(table: SyncApi, document: Any) -> None:
+    """See to it that a page with rows tells what its paginator goes by; the last one may be empty and tell nothing."""
+    told = json.loads(table.paginator) if table.paginator.startswith("{") else {"type": table.paginator}
+    counted = {"total_path": "total"} if told["type"] in ("offset", "page_number") else {}
+    for setting in ("total_path", "has_more_path"):
+        if not (path := {**counted, **told}.get(setting)):
+            continue
+        where = f"{setting}={path!r} in paginator= of table {table.name!r}"
+        found = find(document, path, where)
+        wanted = "a number" if setting == "total_path" else "true or false"
+        if found is None or isinstance(found, dict | list):
+            raise InvalidError(f"{where}: there is {_kind(found)} in the answer, not {wanted}")
 
 
 def find(document: Any, path: str, where: str) -> Any:
@@ -73,4 +106,5 @@ def _plain_steps(path: str) -> Iterator[str]:
 
 
 def _kind(value: Any) -> str:
-    return "a list" if isinstance(value, list) else f"a {type(value).__name__}"
+    kinds = {list: "a list", dict: "an object", type(None): "null"}
+    return kinds.get(type(value), f"a {type(value).__name__}")

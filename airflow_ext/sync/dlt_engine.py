@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow_ext.exceptions import InvalidError, SyncFailedError
 from airflow_ext.sync.api import SyncApi
+from airflow_ext.sync.api_answers import refused
 from airflow_ext.sync.api_source import api_resources
 from airflow_ext.sync.direct import readables
 from airflow_ext.sync.direct_load import Readable, column_changes
@@ -78,9 +79,7 @@ class DltEngine:
             run_id = finished[-1]["run_id"] if finished else ""
             if tables := [table for table in job.tables if table.name not in loaded]:
                 before = self._api_columns(pipeline)
-                with self._resources(tables) as resources:
-                    self.tell({"event": "phase", "phase": "extract"})
-                    pipeline.extract(resources, loader_file_format=_file_format(job))
+                self._extract(pipeline, tables)
                 rows, run_id = self._load(pipeline)
                 for name, now in self._api_columns(pipeline).items():
                     self._columns[name] = {"before": before.get(name), "now": now}
@@ -128,6 +127,18 @@ class DltEngine:
             return
         with readables(self.job, tell=self.tell) as readable:
             yield [self._resource(readable(table), table) for table in tables]
+
+    def _extract(self, pipeline: dlt.Pipeline, tables: list[SyncTable]) -> None:
+        from dlt.common.exceptions import DltException
+
+        with self._resources(tables) as resources:
+            self.tell({"event": "phase", "phase": "extract"})
+            try:
+                pipeline.extract(resources, loader_file_format=_file_format(self.job))
+            except DltException as error:
+                if isinstance(tables[0], SyncApi) and (told := refused(causes(error))):
+                    raise told from None
+                raise
 
     def _load(self, pipeline: dlt.Pipeline) -> tuple[dict[str, int], str]:
         self.tell({"event": "phase", "phase": "normalize"})

@@ -114,6 +114,24 @@ def test_rows_that_are_not_where_they_should_be_fail_and_empty_nothing(shop: Sho
     assert syncs.rows("SELECT count(*) FROM raw.orders") == [(5,)]
 
 
+@pytest.mark.parametrize("rows", ["data", None], ids=["told where", "found by dlt"])
+def test_a_page_that_does_not_tell_the_total_is_not_shown(shop: Shop, syncs: Any, rows: str | None) -> None:
+    shop.orders[0]["name"] = private = secrets.token_hex(8)
+    paginator = {"type": "offset", "limit": 2, "total_path": "totl"}
+    status = syncs(
+        SyncApi("orders", path="/orders", rows=rows, mode="append", paginator=paginator),
+        **api(shop, shop.token),
+    )
+    assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
+    if rows:
+        told = (
+            "total_path='totl' in paginator= of table 'orders': no 'totl' in the answer; it has data, total"
+        )
+        assert status.reason == told
+    assert "totl" in status.reason
+    assert private not in status.reason + str(syncs.messages)
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
