@@ -49,7 +49,7 @@ def get_backend(sync_conn_id: str, *, folder: Path, tables: Sequence[SyncTable] 
     :param tables: What will be loaded; it decides what the source connection is.
     :raises InvalidError: If it has another type; :func:`get_remote_backend` takes those of vendors.
     """
-    connection = BaseHook.get_connection(sync_conn_id)
+    connection = _defined(sync_conn_id, f"sync_conn_id={sync_conn_id!r}")
     if connection_type(connection) != DltHook.conn_type:
         raise InvalidError(
             f"sync_conn_id={sync_conn_id!r} has the connection type {connection.conn_type!r}; a sync of tables runs on "
@@ -101,7 +101,7 @@ class DltHook(BaseHook):
 
         :raises InvalidError: If one is missing or wrong.
         """
-        extra = self.get_connection(self.sync_conn_id).extra_dejson
+        extra = _defined(self.sync_conn_id, f"sync_conn_id={self.sync_conn_id!r}").extra_dejson
         where = f"extra of connection {self.sync_conn_id!r}"
         known = [field.name for field in fields(DltSettings)]
         if unknown := sorted(set(extra).difference(known)):
@@ -130,12 +130,16 @@ class DltHook(BaseHook):
         :raises InvalidError: If one of the three connections cannot be used.
         """
         settings = self.settings
-        source = self.get_connection(settings.source_conn_id)
-        destination = self.get_connection(settings.destination_conn_id)
+        of = f"in the extra of connection {self.sync_conn_id!r}"
+        source = _defined(settings.source_conn_id, f"source_conn_id={settings.source_conn_id!r} {of}")
+        destination = _defined(
+            settings.destination_conn_id, f"destination_conn_id={settings.destination_conn_id!r} {of}"
+        )
         kind, where = _destination(destination)
         fields = _source_fields(source, tables)
         return DltPair(
             **fields,
+            source_id=settings.source_conn_id,
             parallel=settings.parallel,
             lock_seconds=settings.lock_seconds,
             destination=kind,
@@ -157,7 +161,8 @@ class DltHook(BaseHook):
         secrets: tuple[str, ...] = ()
         step = "connection"
         try:
-            source = self.get_connection(self.settings.source_conn_id)
+            source_id = self.settings.source_conn_id
+            source = _defined(source_id, f"source_conn_id={source_id!r}")
             if source.conn_type in NOT_SQL:
                 return (
                     True,
@@ -178,6 +183,20 @@ class DltHook(BaseHook):
             reason = str(getattr(error, "orig", None) or error).strip()
             return False, scrub(f"{step}: {reason}", secrets)
         return True, f"Source and destination answer; tables go to {pair.dataset!r}"
+
+
+def _defined(conn_id: str, where: str) -> Connection:
+    """Return a connection.
+
+    :param where: Who names it, for messages.
+    :raises InvalidError: If there is none of this id.
+    """
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise InvalidError(f"{where}: no connection of this id is defined") from None
 
 
 def _source_fields(source: Connection, tables: Sequence[SyncTable]) -> dict[str, Any]:

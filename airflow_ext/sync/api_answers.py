@@ -6,42 +6,95 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.sync.api import SyncApi
+from airflow_ext.sync.dlt_job import DltPair
+from airflow_ext.sync.tables import SyncTable
 
 MOST_KEYS = 20
 LONGEST_KEY = 40
 """How many keys of an answer a message names, and how much of each: a key may be data, too."""
 
+REFUSALS = {
+    400: "Bad Request: look at params= and cursor_param=",
+    401: "Unauthorized: look at login, password, token or api_key of the connection",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    410: "Gone",
+    422: "Unprocessable Content: look at params= and cursor_param=",
+}
+"""Statuses that a retry does not change; others, such as 403 where an API limits what is asked of it, may pass."""
 
-def answer_check(table: SyncApi) -> Callable[..., Any]:
-    """Return a hook for each response of a table, which raises :class:`InvalidError` for an answer that does not fit."""
+
+def origin(pair: DltPair) -> str:
+    """Return who answers, for messages."""
+    host = urlsplit(str(pair.api["base_url"])).netloc.rpartition("@")[2]
+    return f"{host} (connection {pair.source_id!r})" if pair.source_id else host
+
+
+def answer_check(table: SyncApi, origin: str) -> Callable[..., Any]:
+    """Return a hook for each response of a table, which raises :class:`InvalidError` for an answer that does not fit.
+
+    :param origin: Who answers.
+    """
+    where = f"path={table.path!r} of table {table.name!r}: {origin}"
 
     def look(response: Any, *_: Any, **__: Any) -> Any:
+        if response.status_code in REFUSALS:
+            raise InvalidError(f"{where} answers {response.status_code} {REFUSALS[response.status_code]}")
         if response.ok and not response.is_redirect:
-            document = response.json()
+            document = _document(response, where)
+            response.json = lambda **_: document  # dlt would read it twice more
             if _rows(table, document):
                 _check_pages(table, document)
-            response.json = lambda **_: document  # dlt would read it twice more
         return response
 
     return look
 
 
-def refused(chain: Iterable[BaseException]) -> InvalidError | None:
+def _document(response: Any, where: str) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        kind = str(response.headers.get("Content-Type", "")).partition(";")[0][:LONGEST_KEY]
+        what = (
+            f"{kind or 'something'}, which is not JSON" if response.content else "nothing, which is not JSON"
+        )
+        raise InvalidError(f"{where} answers {what}") from None
+
+
+def refused(chain: Iterable[BaseException], tables: Iterable[SyncTable]) -> InvalidError | None:
     """Return what the author of a table must change, ``None`` if dlt stumbled over something else.
 
     dlt's own text would quote what the API has answered.
 
     :param chain: dlt's error and what led to it.
+    :param tables: What was read.
     """
+    cursors = {table.name: table.cursor for table in tables}
     for error in chain:
         if isinstance(error, InvalidError):
             return error
+        if type(error).__name__.startswith("IncrementalCursor"):
+            name = str(getattr(error, "pipe_name", ""))
+            return InvalidError(f"cursor={cursors.get(name)!r} of table {name!r}: {_no_cursor(error)}")
         if type(error) is ValueError:
             return InvalidError(re.split(r",?\s+got\s+`", str(error), maxsplit=1)[0].strip())
     return None
+
+
+def _no_cursor(error: Any) -> str:
+    """Return what is wrong with the cursor of a row; the row itself stays untold."""
+    match type(error).__name__:
+        case "IncrementalCursorPathMissing":
+            has = f"; it has {keys(error.item)}" if isinstance(error.item, dict) else ""
+            return f"an object in the answer does not have it{has}"
+        case "IncrementalCursorPathHasValueNone":
+            return "it is null in an object of the answer, and a cursor needs a value in each"
+        case _:
+            return f"it is {_kind(error.item)} in the answer, which cannot be compared with {_kind(error.cursor_value)}"
 
 
 def _rows(table: SyncApi, document: Any) -> Any:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from airflow_ext.sync.api import SyncApi
-from airflow_ext.sync.api_answers import answer_check
+from airflow_ext.sync.api_answers import answer_check, origin
 from airflow_ext.sync.dlt_job import DltJob
 
 
@@ -24,7 +24,7 @@ def api_resources(job: DltJob) -> list[Any]:
 
 def _resource(table: SyncApi, job: DltJob) -> dict[str, Any]:
     endpoint: dict[str, Any] = {"path": table.path.lstrip("/"), "params": dict(table.params)}
-    endpoint["response_actions"] = [answer_check(table)]
+    endpoint["response_actions"] = [answer_check(table, origin(job.pair))]
     if table.rows:
         endpoint["data_selector"] = table.rows
     if table.paginator != "auto":

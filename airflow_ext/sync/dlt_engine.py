@@ -136,7 +136,7 @@ class DltEngine:
             try:
                 pipeline.extract(resources, loader_file_format=_file_format(self.job))
             except DltException as error:
-                if isinstance(tables[0], SyncApi) and (told := refused(causes(error))):
+                if isinstance(tables[0], SyncApi) and (told := refused(causes(error), tables)):
                     raise told from None
                 raise
 

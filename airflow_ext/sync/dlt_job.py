@@ -20,6 +20,7 @@ DESTINATIONS = ("duckdb", "postgres", "files")
 class DltPair:
     """A source, a destination and how rows travel between them.
 
+    :param source_id: Id of the source connection, for messages.
     :param source_url: SQLAlchemy URL of the source, password included.
     :param destination: ``duckdb``, ``postgres`` or ``files`` (Parquet).
     :param destination_url: Path of the DuckDB file, URL of the PostgreSQL database, or the folder of the files.
@@ -46,6 +47,7 @@ class DltPair:
     parallel: int = 2
     lock_seconds: float = 300
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    source_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

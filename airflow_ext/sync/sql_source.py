@@ -180,17 +180,44 @@ class SqlTable:
         :param end: First cursor value beyond; ``None`` has no upper end.
         :param upto: Highest cursor value.
         :param on_rows: Called with the rows of each batch.
+        :raises InvalidError: If the source does not understand the condition.
         :raises SyncFailedError: If the source fails while it is read.
         """
         query = self._query(self._local(start), self._local(end), self._local(upto))
         read = self._read_connectorx if self.reader == "connectorx" else self._read_sqlalchemy
         empty = True
-        for batch in read(query):
-            empty = False
-            on_rows(batch.num_rows)
-            yield batch
+        try:
+            for batch in read(query):
+                empty = False
+                on_rows(batch.num_rows)
+                yield batch
+        except SyncFailedError:
+            if empty:
+                self._refuse_condition()
+            raise
         if empty:
             yield self.schema.empty_table()
+
+    def _refuse_condition(self) -> None:
+        """See whether it was the condition that failed a query, by asking for no row with it and without it.
+
+        :raises InvalidError: If it was.
+        """
+        import sqlalchemy as sa
+
+        if not self.table.where:
+            return
+        nothing = sa.select(sa.literal(1)).select_from(self.reflected).limit(0)
+        for query in (nothing, nothing.where(self._condition)):
+            try:
+                with self.engine.connect() as connection:
+                    connection.execute(query)
+            except sa.exc.SQLAlchemyError as error:
+                if query is nothing:
+                    return
+                raise InvalidError(
+                    f"where={self.table.where!r} of table {self.table.name!r}: {_reason(error)}"
+                ) from None
 
     def _local(self, value: Any) -> Any:
         """Take the zone off a value that is compared with a column without one; both mean UTC."""
@@ -216,10 +243,14 @@ class SqlTable:
                 query = query.where(cursor < end)
             if upto is not None:
                 query = query.where(cursor <= upto)
-        if self.table.where:
-            # A colon would be read as the start of a bound value ("a::int").
-            query = query.where(sa.text("(" + self.table.where.replace(":", r"\:") + ")"))
-        return query
+        return query.where(self._condition) if self.table.where else query
+
+    @property
+    def _condition(self) -> sa.TextClause:
+        import sqlalchemy as sa
+
+        # A colon would be read as the start of a bound value ("a::int").
+        return sa.text("(" + str(self.table.where).replace(":", r"\:") + ")")
 
     def _read_connectorx(self, query: sa.Select[Any]) -> Iterator[pa.Table]:
         import connectorx

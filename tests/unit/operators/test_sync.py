@@ -268,6 +268,11 @@ def test_a_window_that_rendered_to_nothing_fails_before_anything_starts(pair: Pa
             "'sqlite'; a sync writes into 'duckdb', 'postgres' or files",
             id="destination",
         ),
+        pytest.param(
+            {"conn_type": "ext-dlt", "extra": {"source_conn_id": "srcc", "destination_conn_id": "shop"}},
+            "source_conn_id='srcc' in the extra of connection 'ext_dlt_default': no connection of this id",
+            id="undefined source",
+        ),
     ],
 )
 def test_a_wrong_connection_is_told_and_not_retried(
@@ -283,9 +288,12 @@ def test_an_unknown_table_is_not_retried_and_a_broken_source_is(pair: Path) -> N
     folder = pair / "state"
     with pytest.raises(AirflowFailException, match="table 'nope' does not exist"):
         make([SyncTable("nope", mode="append")], pipelines_folder=folder).execute(context())
-    broken = SyncTable("orders", mode="append", where="no_such_function(id)")
+    wrong = SyncTable("orders", mode="append", where="idd = 1")
+    with pytest.raises(AirflowFailException, match="where='idd = 1' of table 'orders': no such column: idd"):
+        make([wrong], pipelines_folder=folder).execute(context())
+    broken = SyncTable("orders", mode="append", where="json(id || 'x') IS NOT NULL")
     task, run = make([broken], pipelines_folder=folder), context()
-    with pytest.raises(SyncFailedError, match=r"table 'orders': .*no_such_function") as caught:
+    with pytest.raises(SyncFailedError, match="table 'orders': malformed JSON") as caught:
         task.execute(run)
     assert (caught.value.table, caught.value.status) == ("orders", "failed")
     assert not run["outlet_events"][task.assets["orders"]].extra

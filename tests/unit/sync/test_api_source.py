@@ -22,7 +22,7 @@ from airflow_ext.exceptions import InvalidError
 from airflow_ext.hooks.sync import DltHook
 from airflow_ext.operators.sync import SyncOperator
 from airflow_ext.sync.api import SyncApi
-from airflow_ext.sync.api_answers import answer_check
+from airflow_ext.sync.api_answers import answer_check, origin
 from airflow_ext.sync.model import SyncStatus
 from airflow_ext.sync.tables import SyncTable
 from tests.unit.sync.remote import TaskState, context
@@ -146,15 +146,54 @@ def test_rows_are_looked_for_where_a_path_is_plain(rows: str, told: str) -> None
     answer = Response()
     answer.status_code = 200
     answer._content = b'{"data": [], "page": {"of": "private"}, "total": 3, "none": null}'
-    look = answer_check(SyncApi("orders", path="/orders", rows=rows, mode="append"))
+    look = answer_check(SyncApi("orders", path="/orders", rows=rows, mode="append"), "shop")
     with pytest.raises(InvalidError, match=re.escape(told)) if told else nullcontext():
         assert look(answer).json()["total"] == 3
+
+
+def test_a_cursor_that_no_row_has_is_for_the_author_to_fix(shop: Shop, syncs: Any) -> None:
+    shop.orders[0]["tags"] = [private := secrets.token_hex(8)]
+    paginator = json.loads(ORDERS.paginator)
+    table = SyncApi("o", path="/orders", mode="append", cursor="updatd_at", paginator=paginator, rows="data")
+    status = syncs(table, **api(shop, shop.token))
+    assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
+    has = "it has id, at, tags, amount"
+    assert (
+        status.reason == f"cursor='updatd_at' of table 'o': an object in the answer does not have it; {has}"
+    )
+    assert private not in str(syncs.messages)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "body", "told"),
+    [
+        pytest.param(404, "text/html", b"<html>private", "answers 404 Not Found", id="no such path"),
+        pytest.param(
+            200, "text/html; charset=x", b"<html>", "answers text/html, which is not JSON", id="html"
+        ),
+        pytest.param(204, "", b"", "answers nothing, which is not JSON", id="nothing"),
+        pytest.param(503, "text/html", b"<html>", "", id="may pass"),
+        pytest.param(403, "text/html", b"<html>", "", id="too many requests, for some"),
+    ],
+)
+def test_an_answer_that_a_retry_does_not_change_is_for_the_author_to_fix(
+    syncs: Any, status: int, kind: str, body: bytes, told: str
+) -> None:
+    answer = Response()
+    answer.status_code, answer._content = status, body
+    answer.headers["Content-Type"] = kind
+    server = {"base_url": "https://me:pw@shop.example.com:8443/v1"}
+    who = origin(syncs.backend(source_url="", source_id="shop", api=server).pair)
+    look = answer_check(SyncApi("o", path="/nope", mode="append"), who)
+    said = re.escape(f"path='/nope' of table 'o': shop.example.com:8443 (connection 'shop') {told}") + "$"
+    with pytest.raises(InvalidError, match=said) if told else nullcontext():
+        look(answer)
 
 
 def test_a_refused_token_is_not_shown(shop: Shop, syncs: Any) -> None:
     wrong = secrets.token_hex(8)
     status = syncs(ORDERS, secrets=(wrong,), **api(shop, wrong))
-    assert status.status is SyncStatus.FAILED
+    assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
     assert "401" in status.reason
     assert wrong not in status.reason + str(syncs.messages)
 

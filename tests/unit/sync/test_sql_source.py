@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from decimal import Decimal
@@ -164,6 +165,9 @@ def test_a_source_that_fails_half_way_is_an_error_and_not_an_end(
     with pytest.raises(SyncFailedError, match="division by zero") as caught:
         rows(engine, table, reader=reader)
     assert caught.value.table == "n"
+    for where in ("g > 1\n  AND idd = 1", "g ==== 1"):
+        with pytest.raises(InvalidError, match=re.escape(f"where={where!r} of table 'n': ")):
+            rows(engine, SyncTable("n", mode="append", where=where), reader=reader)
 
 
 @READERS
