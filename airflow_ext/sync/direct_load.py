@@ -30,6 +30,11 @@ class Readable(Protocol):
     columns: list[Column]
 
     @property
+    def partial(self) -> bool:
+        """Whether the columns are those of what is new only, so that one that is missing has not been removed."""
+        ...
+
+    @property
     def table(self) -> SyncTable:
         """What the DAG author wrote."""
         ...
@@ -188,14 +193,14 @@ class TableLoad:
         self.columns = {there[column.name]: column for column in self.source.columns}
         self.names = ", ".join(quoted(name) for name in self.columns)
         self.session.make(self.there, self._types())
-        now = {column.name: str(column.arrow) for column in self.source.columns}
+        now = columns_now(self.source, known)
         cursor = Cursor.read(state.get("cursor"), column=self.table.cursor)
         if self.table.cursor and self.window is None:
             cursor.fit(self.columns[there[self.table.cursor]].arrow, table=self.table.name)
         self.session.begin()
         try:
             rows = self._load(cursor)
-            self._keep(state, cursor, rows)
+            self._keep({**state, "columns": now}, cursor, rows, before=state)
             self.session.commit()
         except BaseException:
             self.session.rollback()
@@ -364,15 +369,23 @@ class TableLoad:
             [f"{one}.{quoted(name)} IS NOT DISTINCT FROM {other}.{quoted(name)}" for name in rest] or ["TRUE"]
         )
 
-    def _keep(self, state: Mapping[str, Any], cursor: Cursor, rows: int) -> None:
-        kept: dict[str, Any] = {**state, "columns": {c.name: str(c.arrow) for c in self.source.columns}}
+    def _keep(self, kept: dict[str, Any], cursor: Cursor, rows: int, *, before: Mapping[str, Any]) -> None:
         if self.table.cursor and self.window is None:
             kept["cursor"] = cursor.dump()
         if (remembered := self.source.remember()) is not None:
             kept["source"] = remembered
-        if not rows and not self.request and kept == state:
+        if not rows and not self.request and kept == before:
             return  # nothing new, and nothing to remember
         self.books.keep(kept, load_id=self.load_id, request=self.request, rows=rows)
+
+
+def columns_now(source: Readable, known: Mapping[str, str] | None) -> dict[str, str]:
+    """Return type by column of a source as it is now.
+
+    :param known: The same as it was in the load before.
+    """
+    now = {column.name: str(column.arrow) for column in source.columns}
+    return {**(known or {}), **now} if source.partial else now
 
 
 def column_changes(before: Mapping[str, str] | None, now: Mapping[str, str]) -> tuple[SchemaChange, ...]:

@@ -20,7 +20,7 @@ from airflow_ext.sync.api import SyncApi
 from airflow_ext.sync.api_answers import refused
 from airflow_ext.sync.api_source import api_resources
 from airflow_ext.sync.direct import readables
-from airflow_ext.sync.direct_load import Readable, column_changes
+from airflow_ext.sync.direct_load import Readable, column_changes, columns_now
 from airflow_ext.sync.dlt_appends import AppendLog
 from airflow_ext.sync.dlt_job import DltJob
 from airflow_ext.sync.locks import Tell, only_one
@@ -231,7 +231,7 @@ class DltEngine:
                 if before:
                     self._columns[table.name] = {"before": before, "now": before}
                 return
-            now = {column.name: str(column.arrow) for column in source.columns}
+            now = columns_now(source, before)
             self._columns[table.name] = {"before": before, "now": now}
             start, end = (None, None)
             if table.cursor and self.job.window:

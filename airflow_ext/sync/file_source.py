@@ -60,6 +60,11 @@ class FileTable:
         self._seen: dict[str, str] = {}
 
     @property
+    def partial(self) -> bool:
+        """Whether the columns are those of some of the files only."""
+        return self.table.mode not in ("replace", "scd2") and self.table.columns is None
+
+    @property
     def schema(self) -> pa.Schema:
         """The Arrow schema of every batch."""
         import pyarrow as pa

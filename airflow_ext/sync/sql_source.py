@@ -95,6 +95,11 @@ class SqlTable:
         self.columns = [self._column(column) for column in self.reflected.columns if column.name in wanted]
 
     @property
+    def partial(self) -> bool:
+        """Whether the columns are those of what is new only: a database tells all."""
+        return False
+
+    @property
     def schema(self) -> pa.Schema:
         """The Arrow schema of every batch."""
         import pyarrow as pa

@@ -17,7 +17,7 @@ from airflow_ext.exceptions import InvalidError, SyncFailedError
 from airflow_ext.sync.direct import DirectEngine
 from airflow_ext.sync.dlt_job import DltJob
 from airflow_ext.sync.files import SyncFiles
-from airflow_ext.sync.model import SyncStatus
+from airflow_ext.sync.model import SchemaChange, SyncStatus
 from airflow_ext.sync.tables import SyncTable
 
 
@@ -276,3 +276,33 @@ def test_where_no_file_matches_it_says_what_it_looked_for(
     searched = f"no file matches '{landing}/oders/*.csv'"
     assert told[:2] == [f"table 'a': {searched}", f"table 'm': {searched}"]
     assert told[2] == f"table 'a': {searched}, for the source connection has no path in its extra"
+
+
+def test_a_column_that_only_some_files_have_is_not_removed(
+    syncs: Any, landing: Path, local: dict[str, Any]
+) -> None:
+    (landing / "a.csv").write_text("id\n1\n")
+    (landing / "c.csv").write_text("id,extra\n3,x\n")
+    job = DltJob(
+        pair=syncs.backend(**local).pair,
+        name="job",
+        folder=syncs.folder,
+        tables=(
+            SyncFiles("some", path="*.csv", mode="merge", primary_key="id"),
+            SyncFiles("every", path="*.csv", mode="replace"),
+        ),
+    )
+    DirectEngine(job, tell=lambda _: None).run()
+    (landing / "d.csv").write_text("id,late\n4,y\n")
+    changed = [table.schema_changes for table in DirectEngine(job, tell=lambda _: None).run().tables]
+    added = SchemaChange(kind="column_added", column="late", type="string")
+    assert changed == [(added,), (added,)]
+    (landing / "e.csv").write_text("id\n5\n")
+    (landing / "c.csv").unlink()
+    result = DirectEngine(job, tell=lambda _: None).run()
+    removed = SchemaChange(kind="column_removed", column="extra")
+    assert [table.schema_changes for table in result.tables] == [(), (removed,)]
+    assert result.columns["some"]["before"] == result.columns["some"]["now"]
+    assert syncs.rows("SELECT * FROM raw.some ORDER BY id") == [
+        *[(1, None, None), (3, "x", None), (4, None, "y"), (5, None, None)]
+    ]
