@@ -128,6 +128,17 @@ class _DuckdbSession:
                     if name not in there:
                         self.execute(f"ALTER TABLE {self.name(table)} ADD COLUMN {quoted(name)} {kind}")
 
+    def unmake(self, table: str) -> None:
+        with suppress(SyncFailedError), self._making:
+            self.begin()
+            try:
+                if not self.fetch(f"SELECT 1 FROM {self.name(table)} LIMIT 1"):
+                    self.execute(f"DROP TABLE {self.name(table)}")
+                self.commit()
+            except BaseException:
+                self.rollback()
+                raise
+
     def there_or(self, table: str, statements: Iterable[str]) -> bool:
         with self._making:
             if self.there(table):

@@ -81,6 +81,10 @@ class Session(Keeper, Protocol):
         """Return the destination's type for a column."""
         ...
 
+    def unmake(self, table: str) -> None:
+        """Drop a table if it is empty and nobody uses it just now."""
+        ...
+
     def insert(self, table: str, columns: Mapping[str, Column], batches: Iterable[pa.Table]) -> int:
         """Write batches into a table of the dataset; return the rows."""
         ...
@@ -204,6 +208,8 @@ class TableLoad:
             self.session.commit()
         except BaseException:
             self.session.rollback()
+            if not existed:
+                self.session.unmake(self.there)
             raise
         return replace(as_it_was, rows=rows, changes=column_changes(known, now), columns=now)
 

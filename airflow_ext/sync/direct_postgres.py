@@ -113,6 +113,18 @@ class _PostgresSession:
             self.rollback()
             raise
 
+    def unmake(self, table: str) -> None:
+        with suppress(SyncFailedError):
+            try:
+                # Another sync that is writing into it keeps it; one that is just about to write fails and may retry.
+                self.execute(f"LOCK TABLE {self.name(table)} IN ACCESS EXCLUSIVE MODE NOWAIT")
+                if not self.fetch(f"SELECT 1 FROM {self.name(table)} LIMIT 1"):
+                    self.execute(f"DROP TABLE {self.name(table)}")
+                self.commit()
+            except BaseException:
+                self.rollback()
+                raise
+
     def there_or(self, table: str, statements: Iterable[str]) -> bool:
         try:
             if not (there := self.there(table)):

@@ -7,12 +7,16 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from airflow_ext.exceptions import SyncFailedError
 from airflow_ext.sync.backend import SyncRequest
+from airflow_ext.sync.direct import DirectEngine
+from airflow_ext.sync.dlt_job import DltJob
 from airflow_ext.sync.model import SyncStatus
 from airflow_ext.sync.names import normal
 from airflow_ext.sync.tables import SyncTable
@@ -99,7 +103,8 @@ def test_tables_side_by_side_and_one_that_fails(source: Any, syncs: Any) -> None
     assert {table.name: table.rows for table in syncs(*good, parallel=4).result.tables} == dict.fromkeys(
         ["t0", "t1", "t2", "t3"], 1000
     )
-    assert syncs.rows("SELECT count(*) FROM raw.bad") == [(0,)], "half a table is no table"
+    made = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'raw' AND table_name = 'bad'"
+    assert syncs.rows(made) == [], "half a table is no table"
 
 
 @pytest.mark.parametrize("to_postgres", [False, True], ids=["duckdb", "postgres"])
@@ -149,7 +154,7 @@ def test_the_other_driver_of_postgres_does_as_well(
     status = syncs(SyncTable("bad", mode="append"), to_postgres=True, source_url=url, chunk_rows=1000)
     assert (status.status, status.table) == (SyncStatus.FAILED, "bad")
     assert "division by zero" in status.reason
-    assert source("SELECT count(*) FROM raw.bad") == [(0,)]
+    assert source("SELECT to_regclass('raw.bad')") == [(None,)]
 
 
 HOLDER = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
@@ -272,3 +277,28 @@ def test_two_columns_of_one_name_are_for_the_author_to_fix(source: Any, syncs: A
     status = syncs(SyncTable("t", mode="append"))
     assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
     assert "'id' and 'Id' would both arrive as 'id'" in status.reason
+
+
+@pytest.mark.parametrize("to_postgres", [False, True], ids=["duckdb", "postgres"])
+def test_a_first_load_that_fails_leaves_no_table_behind(source: Any, syncs: Any, to_postgres: bool) -> None:
+    source("CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 1000) g")
+    read = source if to_postgres else syncs.rows
+    tables = (
+        "SELECT table_schema FROM information_schema.tables WHERE table_schema = 'raw' AND table_name = 't'"
+    )
+    job = DltJob(
+        pair=syncs.backend(to_postgres=to_postgres, parallel=1).pair,
+        name="job",
+        folder=syncs.folder,
+        tables=(SyncTable("t", mode="replace", where="1 / (900 - id) < 10"),),
+    )
+    with pytest.raises(SyncFailedError, match="division by zero"):
+        DirectEngine(job, tell=lambda _: None).run()
+    assert read(tables) == []
+    # A table that was there stays, empty or not.
+    DirectEngine(
+        replace(job, tables=(SyncTable("t", mode="replace", where="id < 0"),)), tell=lambda _: None
+    ).run()
+    with pytest.raises(SyncFailedError, match="division by zero"):
+        DirectEngine(job, tell=lambda _: None).run()
+    assert read(tables) == [("raw",)]

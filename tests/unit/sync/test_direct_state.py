@@ -76,7 +76,8 @@ def test_a_dropped_table_is_loaded_from_the_beginning_also_when_the_first_try_di
         (landing / "c.csv").write_text("id\nnone\n")
         status = syncs(table, **options)
         assert (status.status, status.table) == (SyncStatus.FAILED, table.name)
-        assert run(f"SELECT count(*) FROM {name}.{table.name}") == [(0,)]
+        # One that is killed cannot drop the table it has made.
+        run(f"CREATE TABLE {name}.{table.name} (id bigint, x bigint)")
 
         source("UPDATE ok SET n = 1")
         (landing / "c.csv").unlink()
