@@ -23,7 +23,8 @@ class SyncApi(SyncTable):
     :param name: Table in the destination, in snake case.
     :param path: Path below the connection's URL, such as ``/orders``.
     :param params: Query parameters. Secrets belong into the connection, not here.
-    :param rows: Where in the answer the rows are, such as ``data.items``; ``None`` finds them.
+    :param rows: Where in the answer the rows are, such as ``data.items``; ``None`` finds them. An answer without this
+        place fails the run, one with an empty list or null there is one without rows.
     :param paginator: How pages follow each other: the name of one of dlt's paginators, or a dict with its name as
         ``type`` and its settings; ``auto`` finds out.
     :param mode: ``merge``, ``append``, ``replace`` or ``scd2``, as of :class:`SyncTable`.
