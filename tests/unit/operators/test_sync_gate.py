@@ -112,10 +112,10 @@ def test_refused_files_are_refused_also_when_nothing_new_has_come(
     files = SyncFiles("orders", path="*.csv")
     (shop.folder / "landing" / "1.csv").write_text("id,total\n1,2\n")
     shop.load(SchemaGate(), files, conn)
-    (shop.folder / "landing" / "2.csv").write_text("id\n3\n")
+    (shop.folder / "landing" / "2.csv").write_text("id,late\n3,x\n")
     for _ in range(2):
-        with pytest.raises(AirflowFailException, match="orders: column removed total"):
-            shop.load(SchemaGate(), files, conn)
+        with pytest.raises(AirflowFailException, match="orders: column added late"):
+            shop.load(SchemaGate(column_added="fail"), files, conn)
     (shop.folder / "landing" / "3.csv").write_text("id,total\n4,5\n")
     assert shop.load(SchemaGate(), files, conn)["tables"]["orders"]["rows"] == 1
 
