@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO
 
 from airflow_ext.cli import doctor_config, doctor_database, doctor_install, doctor_sla
+from airflow_ext.cli.backend_told import REMEDY, backend_problem, of_backend
 from airflow_ext.cli.doctor_finding import Finding, fail
 
 Check = Callable[[], Iterable[Finding]]
@@ -111,6 +112,10 @@ def _run(check: Check) -> Iterator[Finding]:
     try:
         yield from check()
     except Exception as error:  # noqa: BLE001 - the other checks must still be seen
+        told = of_backend(error)
+        if told is not None:
+            yield fail(told, REMEDY)
+            return
         reason = (str(error).splitlines() or [""])[0]
         yield fail(
             f"the check {check.__name__!r} broke: {type(error).__name__}: {reason}",
@@ -118,12 +123,21 @@ def _run(check: Check) -> Iterator[Finding]:
         )
 
 
+def _examine_all() -> dict[str, list[Finding]]:
+    problem = backend_problem()
+    if problem is None:
+        return examine()
+    # Nothing else of Airflow could be looked at; each check would only say the same.
+    light = (doctor_install.versions, doctor_install.extras)
+    return {**examine({"Installation": light}), "Configuration": [fail(problem, REMEDY)]}
+
+
 def _command(args: argparse.Namespace) -> int:
     # Airflow logs to stdout, into the middle of what is printed here; errors still come through.
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"):
-            found = examine()
+            found = _examine_all()
     finally:
         logging.disable(logging.NOTSET)
     if args.json:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from airflow_ext import __version__
 from airflow_ext.cli import contracts, dbt, doctor, sla, sync, vault
+from airflow_ext.cli.backend_told import of_backend
 from airflow_ext.exceptions import AirflowExtError
 
 GROUPS = (contracts, dbt, doctor, sla, sync, vault)
@@ -42,11 +43,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run a parsed command and return its exit status; an error of ours becomes one line."""
+    """Run a parsed command and return its exit status; an error of ours, or of the secrets backend, becomes one line."""
     try:
         return int(args.func(args))
     except AirflowExtError as error:
         print(f"airflow-ext: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        told = of_backend(error)
+        if told is None:
+            raise
+        print(f"airflow-ext: {told}", file=sys.stderr)
         return 1
 
 

@@ -193,6 +193,15 @@ def credentials(kwargs: Mapping[str, Any]) -> Credentials:
     return Credentials(**given)
 
 
+def _known(unknown: Sequence[str], known: Sequence[str]) -> str:
+    import difflib  # only an error needs it
+
+    near = {each: difflib.get_close_matches(each, known, 1) for each in unknown}
+    if all(near.values()):
+        return f"did you mean {', '.join(names[0] for names in near.values())}?"
+    return f"it knows {', '.join(known)}"
+
+
 def for_hvac(kwargs: Mapping[str, Any], known: Callable[..., Any]) -> dict[str, Any]:
     """Return what is passed on to hvac, of the arguments that remain.
 
@@ -213,8 +222,9 @@ def for_hvac(kwargs: Mapping[str, Any], known: Callable[..., Any]) -> dict[str, 
         ours = [
             name for name in inspect.signature(known).parameters if name not in ("self", "clock", "kwargs")
         ]
-        text = ", ".join([*ours, *sorted(OTHER_LOGINS), *PASSED_ON])
-        raise TypeError(f"VaultBackend does not know {', '.join(unknown)}; it knows {text}")
+        raise TypeError(
+            f"VaultBackend does not know {', '.join(unknown)}; {_known(unknown, [*ours, *sorted(OTHER_LOGINS), *PASSED_ON])}"
+        )
     for name in ("request_header", "strict_http"):
         if name in given:
             given[name] = switch(name, given[name])

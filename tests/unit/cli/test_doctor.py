@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -111,6 +113,29 @@ def test_the_whole_command_runs_without_a_database(capfd: pytest.CaptureFixture[
     assert "Run: airflow db migrate." in [finding["remedy"] for finding in findings]
     assert not [finding for finding in findings if "broke" in finding["what"]]
     assert all(finding["remedy"] for finding in findings if finding["status"] != "ok")
+
+
+def test_a_secrets_backend_that_cannot_be_made_is_the_one_failure() -> None:
+    environment = {
+        **os.environ,
+        "AIRFLOW__SECRETS__BACKEND": "airflow_ext.secrets.vault.VaultBackend",
+        "AIRFLOW__SECRETS__BACKEND_KWARGS": '{"soft_ttl": "soon"}',
+    }
+    command = [sys.executable, "-m", "airflow_ext.cli.main", "doctor", "--json"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1, ran.stderr
+    findings = json.loads(ran.stdout[ran.stdout.index("{\n") :])["findings"]
+    failed = [finding["what"] for finding in findings if finding["status"] == "fail"]
+    assert failed == ["[secrets] backend_kwargs: soft_ttl='soon': give a number"]
+
+
+def test_a_secrets_backend_of_workers_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__WORKERS__SECRETS_BACKEND", "airflow_ext.secrets.vault.VaultBackend")
+    monkeypatch.setenv("AIRFLOW__WORKERS__SECRETS_BACKEND_KWARGS", '{"soft_ttl": "soon"}')
+    found = doctor.examine({"Configuration": (doctor_config.secrets_backend,)})["Configuration"]
+    assert [finding.what for finding in found] == [
+        "[workers] secrets_backend_kwargs: soft_ttl='soon': give a number"
+    ]
 
 
 def test_a_changed_port_without_the_execution_address_is_a_failure() -> None:

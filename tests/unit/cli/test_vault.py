@@ -86,3 +86,14 @@ def test_without_a_backend_the_remedy_is_told(
     clear_secrets_backends_cache()
     assert main(["vault", "check"]) == 1
     assert "no Vault backend is configured" in capsys.readouterr().err
+
+
+def test_wrong_arguments_of_the_backend_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", "airflow_ext.secrets.vault.VaultBackend")
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND_KWARGS", '{"mountpoint": "kv"}')
+    clear_secrets_backends_cache()
+    assert main(["vault", "check"]) == 1
+    told = "[secrets] backend_kwargs: VaultBackend does not know mountpoint; did you mean mount_point?"
+    assert capsys.readouterr().err == f"airflow-ext: {told}\n"

@@ -302,9 +302,14 @@ def test_on_request_errors_fall_through_with_a_warning(
         ({"timeout": "soon"}, ValueError, "timeout='soon'"),
         ({"use_team_secrets_path": "maybe"}, ValueError, "use_team_secrets_path='maybe'"),
         ({"allow_redirects": True}, ValueError, "allow_redirects=True is not accepted"),
-        ({"conections_path": "x"}, TypeError, "does not know conections_path; it knows connections_path"),
+        ({"conections_path": "x"}, TypeError, "conections_path; did you mean connections_path"),
+        (
+            {"mountpoint": "x", "qqq": 1},
+            TypeError,
+            "does not know mountpoint, qqq; it knows connections_path",
+        ),
     ],
-    ids=["auth type", "on_error", "number", "timeout", "switch", "redirects", "typo"],
+    ids=["auth type", "on_error", "number", "timeout", "switch", "redirects", "typo", "unknown"],
 )
 def test_wrong_arguments_are_named_at_once(
     make_backend: MakeBackend, arguments: dict[str, Any], error: type[Exception], told: str
