@@ -123,7 +123,8 @@ class VaultRotateStaticRoleOperator(_VaultOperator):
 
     def work(self, client: VaultClient) -> None:
         """Rotate it."""
-        admin.perform(client, "POST", f"{self.mount}/rotate-role/{self.role}", {})
+        refused = f"does {self.mount} have the static role {self.role!r}?"
+        admin.perform(client, "POST", f"{self.mount}/rotate-role/{self.role}", {}, refused=refused)
 
 
 class VaultRotateRootOperator(_VaultOperator):
@@ -141,7 +142,8 @@ class VaultRotateRootOperator(_VaultOperator):
 
     def work(self, client: VaultClient) -> None:
         """Rotate it."""
-        admin.perform(client, "POST", f"{self.mount}/rotate-root/{self.database}", {})
+        refused = f"does {self.mount} have the database {self.database!r}, and get into it?"
+        admin.perform(client, "POST", f"{self.mount}/rotate-root/{self.database}", {}, refused=refused)
 
 
 class VaultRevokeOperator(_VaultOperator):
@@ -163,9 +165,10 @@ class VaultRevokeOperator(_VaultOperator):
         """Revoke, and wait until it is done."""
         if self.lease_id is not None:
             body = {"lease_id": self.lease_id, "sync": True}
-            admin.perform(client, "PUT", "sys/leases/revoke", body)
+            admin.perform(client, "PUT", "sys/leases/revoke", body, refused="is lease_id the id of a lease?")
         else:
-            admin.perform(client, "PUT", f"sys/leases/revoke-prefix/{self.prefix}", {"sync": True})
+            path, body = f"sys/leases/revoke-prefix/{self.prefix}", {"sync": True}
+            admin.perform(client, "PUT", path, body, needs='"update", "sudo"')
 
 
 class VaultEncryptOperator(_VaultOperator):
@@ -249,7 +252,11 @@ class VaultIssueCertificateOperator(_VaultOperator):
         body = {"common_name": self.common_name, "alt_names": ",".join(self.alt_names)}
         if self.ttl is not None:
             body["ttl"] = str(self.ttl)
-        issued = admin.perform(client, "POST", f"{self.mount}/issue/{self.role}", body).data
+        refused = (
+            f"does {self.mount} have the role {self.role!r}, and does it allow common_name={self.common_name!r},"
+            " alt_names and ttl?"
+        )
+        issued = admin.perform(client, "POST", f"{self.mount}/issue/{self.role}", body, refused=refused).data
         mask_secret(str(issued["private_key"]))
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,10 +27,26 @@ def new_password(length: int = PASSWORD_LENGTH) -> str:
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(length))
 
 
-def perform(client: VaultClient, method: str, path: str, body: Mapping[str, Any] | None = None) -> Reply:
+NEEDED = {"GET": '"read"', "DELETE": '"delete"'}
+"""What a policy must grant, by method."""
+
+_WRITING = '"create", "update"'
+
+
+def perform(
+    client: VaultClient,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    refused: str = "Vault does not accept it",
+    needs: str | None = None,
+) -> Reply:
     """Make a call that is not repeated, and return its answer if it is a success.
 
     :param path: Path below ``/v1/``.
+    :param refused: What status 400 is likely to mean here; Vault says it in words that are left out.
+    :param needs: Capabilities that a policy must grant, as a policy lists them; ``None`` takes them from the method.
     :raises VaultDeniedError: With path and status, for any refusal; Vault's own words are left out, as they may
         repeat what was sent.
     :raises VaultUnavailableError: If Vault does not answer.
@@ -39,9 +55,11 @@ def perform(client: VaultClient, method: str, path: str, body: Mapping[str, Any]
     reply = client.call(method, path, body=body, once=method != "GET")
     if reply.status >= 400:
         hints = {
-            403: f'a policy with path "{path}" that allows it is missing',
-            404: "nothing is there",
-            400: "Vault does not accept it",
+            403: f'a policy with path "{path}" {{ capabilities = [{needs or NEEDED.get(method, _WRITING)}] }} would allow it',
+            404: "nothing is there"
+            if method == "GET"
+            else "no engine is mounted there, or it has no such path",
+            400: refused,
         }
         hint = hints.get(reply.status, "it failed in Vault")
         text = f"Vault at {client.settings.shown_address} refused {method} {path} (status {reply.status}): {hint}"
@@ -86,8 +104,11 @@ def write(
             raise InvalidError(f"cas={cas!r}: KV version 1 has no versions to compare")
         perform(client, "POST", f"{mount}/{path}", data)
         return None
-    options = {} if cas is None else {"cas": cas}
-    reply = perform(client, "POST", f"{mount}/data/{path}", {"data": dict(data), "options": options})
+    options, refused = {}, f"does {mount} want cas= with every write?"
+    if cas is not None:
+        options, refused = {"cas": cas}, f"the secret has another version than cas={cas}"
+    body = {"data": dict(data), "options": options}
+    reply = perform(client, "POST", f"{mount}/data/{path}", body, refused=refused)
     return int(reply.data["version"])
 
 
@@ -124,10 +145,16 @@ def transit(client: VaultClient, verb: str, mount: str, key: str, items: Sequenc
     given, got = ("plaintext", "ciphertext") if verb == "encrypt" else ("ciphertext", "plaintext")
     sent = [base64.b64encode(each.encode()).decode() if verb == "encrypt" else each for each in items]
     body = {"batch_input": [{given: each} for each in sent]}
-    results = perform(client, "POST", f"{mount}/{verb}/{key}", body).data.get("batch_results") or []
+    refused = f"does {mount} have the key {key!r}?"
+    if verb == "decrypt":
+        refused = f"does {mount} have the key {key!r}, and was every ciphertext made with it?"
+    reply = perform(client, "POST", f"{mount}/{verb}/{key}", body, refused=refused)
+    results = reply.data.get("batch_results") or []
     if len(results) != len(items) or any(got not in each for each in results):
         raise VaultDeniedError(
-            f"Vault could not {verb} all items with {mount}/{key}", status=400, path=f"{mount}/{verb}/{key}"
+            f"Vault could not {verb} all items with {mount}/{key}: {refused}",
+            status=400,
+            path=f"{mount}/{verb}/{key}",
         )
     found = [str(each[got]) for each in results]
     return found if verb == "encrypt" else [base64.b64decode(each).decode() for each in found]

@@ -55,7 +55,9 @@ def test_a_secret_is_written_with_made_passwords_once_and_only_names_are_told(va
     password = stored(vault, "connections/a")["password"]
     assert len(password) == 24
     assert redact(password) == "***"
-    with pytest.raises(AirflowFailException, match="status 400"):
+    with pytest.raises(
+        AirflowFailException, match=r"\(status 400\): the secret has another version than cas=0"
+    ):
         run("VaultWriteSecretOperator", **arguments)
     assert run("VaultReadSecretOperator", path="connections/a") == told
     with pytest.raises(AirflowFailException, match="is not there"):
@@ -85,8 +87,10 @@ def test_passwords_in_databases_are_changed(vault: LocalVault, postgres: LocalPo
                 password="first-password",
             )
         run("VaultRotateStaticRoleOperator", role="app")  # Vault itself still gets in
-        with pytest.raises(AirflowFailException, match="status 400"):
+        with pytest.raises(AirflowFailException, match="does database have the static role 'unknown'"):
             run("VaultRotateStaticRoleOperator", role="unknown")
+        with pytest.raises(AirflowFailException, match="does database have the database 'unknown'"):
+            run("VaultRotateRootOperator", database="unknown")
     finally:
         vault.stop()
         postgres.execute("DROP ROLE app")
@@ -114,7 +118,7 @@ def test_payloads_are_encrypted_and_decrypted_into_a_private_file(vault: LocalVa
     assert run("VaultDecryptOperator", key="k", ciphertexts=sealed, file=str(file)) == str(file)
     assert file.read_text() == "one-secret\nzwei ä\n"
     assert file.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(AirflowFailException, match="status 400"):
+    with pytest.raises(AirflowFailException, match="was every ciphertext made with it"):
         run("VaultDecryptOperator", key="k", ciphertexts=["vault:v1:AAAA"], file=str(file))
 
 
@@ -129,6 +133,21 @@ def test_a_certificate_is_issued_into_a_folder(vault: LocalVault, tmp_path: Path
     assert "PRIVATE KEY" in (folder / "key.pem").read_text()
     assert (folder / "key.pem").stat().st_mode & 0o777 == 0o600
     assert "CERTIFICATE" in (folder / "ca.pem").read_text()
+    with pytest.raises(
+        AirflowFailException, match=r"the role 'web', and does it allow common_name='other\.org'"
+    ):
+        run("VaultIssueCertificateOperator", role="web", common_name="other.org", folder=str(folder))
+
+
+def test_a_missing_policy_is_written_out(vault: LocalVault) -> None:
+    vault.policy("admin", {"secret/data/*": ["read"]})
+    told = r'path "secret/data/a" \{ capabilities = \["create", "update"\] \} would allow it'
+    with pytest.raises(AirflowFailException, match=told):
+        run("VaultWriteSecretOperator", path="a", data={"key": "value"})
+    with pytest.raises(
+        AirflowFailException, match=r'revoke-prefix/x" \{ capabilities = \["update", "sudo"\]'
+    ):
+        run("VaultRevokeOperator", prefix="x")
 
 
 def test_the_sensor_waits_for_a_new_version(vault: LocalVault) -> None:
