@@ -121,7 +121,7 @@ class VaultHook(BaseHook):
         try:
             return VaultBackend(**_arguments(connection))
         except (TypeError, ValueError) as error:
-            raise InvalidError(f"connection {self.vault_conn_id!r}: {error}") from error
+            raise InvalidError(f"connection {self.vault_conn_id!r}: {error}") from None
 
 
 def _arguments(connection: Connection) -> dict[str, Any]:

@@ -187,7 +187,7 @@ class CachedBackend(BaseSecretsBackend):
     def _fail(self, error: AirflowExtError) -> None:
         if self.on_error == "raise":
             # The one exception Airflow lets through; all others would end in "isn't defined".
-            raise AirflowSecretsBackendAccessDenied(str(error)) from error
+            raise AirflowSecretsBackendAccessDenied(str(error)) from None
         log.warning("%s; asking the next secrets backend", error)
 
 

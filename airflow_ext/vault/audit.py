@@ -92,7 +92,7 @@ def read_audit(file: Path, *, last: int = 0, **wanted: str) -> Iterator[dict[str
     except OSError as error:
         raise InvalidError(
             f"{str(file)!r} cannot be read ({error.strerror}): is it the audit_file?"
-        ) from error
+        ) from None
     found = []
     for line in lines:
         try:

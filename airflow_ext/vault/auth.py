@@ -320,7 +320,7 @@ class Authenticator:
             except OSError as error:
                 reason = error.strerror or type(error).__name__
                 text = f"token_path={settings.token_path!r} cannot be read ({reason})"
-                raise VaultDeniedError(text, path=settings.token_path) from error
+                raise VaultDeniedError(text, path=settings.token_path) from None
         else:
             value = os.environ.get("VAULT_TOKEN", "")
         if not value:

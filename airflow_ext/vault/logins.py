@@ -153,7 +153,7 @@ def _file(argument: str, path: str) -> str:
         text = Path(path).read_text().strip()
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise VaultDeniedError(f"{argument}={path!r} cannot be read ({reason})", path=path) from error
+        raise VaultDeniedError(f"{argument}={path!r} cannot be read ({reason})", path=path) from None
     if not text:
         raise VaultDeniedError(f"{argument}={path!r} is empty: put a token there", path=path)
     return text

@@ -123,7 +123,7 @@ class Reader:
         except UnavailableError as error:
             if entry is None or entry.error is not None:
                 text = f"{error}; {self._shown(key)} is not known from before: try again later"
-                raise type(error)(text, service=error.service) from error
+                raise type(error)(text, service=error.service) from None
             if not entry.stale:
                 log.warning("%s; serving %s as read %d s ago", error, "/".join(key), self.cache.age(entry))
             self._tell(key, self.cache.postpone(key, entry, self._patience))

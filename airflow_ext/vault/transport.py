@@ -134,7 +134,7 @@ class Transport:
                     self.breaker.failed(wait=trouble.wait)
                 opened = guarded and self.breaker.is_open
                 if once or trouble.final or opened or pause is None:
-                    raise self._unavailable(trouble.what) from trouble.__cause__
+                    raise self._unavailable(trouble.what) from None  # it has the reason
                 self._sleep(pause)
             else:
                 if guarded:
@@ -176,17 +176,16 @@ class Transport:
             )
         except requests.exceptions.SSLError as error:
             text = "does not speak TLS or has no certificate trusted here: check https in url, set verify to its CA bundle"
-            raise _TroubleError(text, final=True) from error
-        except requests.exceptions.ConnectTimeout as error:
-            raise _TroubleError(f"took no connection within {timeouts.connect:g} s", final=True) from error
-        except requests.exceptions.Timeout as error:
-            raise _TroubleError(f"did not answer within {timeouts.read:g} s", final=True) from error
+            raise _TroubleError(text + _reason(error), final=True) from None
+        except requests.exceptions.ConnectTimeout:
+            raise _TroubleError(f"took no connection within {timeouts.connect:g} s", final=True) from None
+        except requests.exceptions.Timeout:
+            raise _TroubleError(f"did not answer within {timeouts.read:g} s", final=True) from None
         except requests.exceptions.RequestException as error:
-            raise _TroubleError("cannot be reached or broke off its answer") from error
+            raise _TroubleError(f"cannot be reached or broke off its answer{_reason(error)}") from None
         except OSError as error:  # requests looks for the files before it connects
-            raise _TroubleError(
-                "is not asked: a file of cert or verify cannot be read", final=True
-            ) from error
+            text = f"is not asked: a file of cert or verify cannot be read{_reason(error)}"
+            raise _TroubleError(text, final=True) from None
 
     def _hvac(self) -> Any:
         if self._client is None:
@@ -221,6 +220,20 @@ class Transport:
     def _unavailable(self, what: str) -> VaultUnavailableError:
         address = self._settings.shown_address
         return VaultUnavailableError(f"Vault at {address} {what}", service=f"Vault at {address}")
+
+
+def _reason(error: BaseException) -> str:
+    """Return, in brackets, the system's own words for what made a call fail; empty when it has none."""
+    import ssl
+
+    told, link = "", error
+    while link is not None:
+        if isinstance(link, ssl.SSLError):
+            told = getattr(link, "verify_message", None) or link.reason or told
+        elif isinstance(link, OSError):  # those of requests are, too, but say nothing there
+            told = link.strerror or told
+        link = link.__cause__ or link.__context__  # type: ignore[assignment]  # None ends the loop
+    return f" ({told})" if told else ""
 
 
 def _not_now(status: int, retry_after: str) -> _TroubleError:

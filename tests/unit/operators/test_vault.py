@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,9 @@ def test_a_certificate_is_issued_into_a_folder(vault: LocalVault, tmp_path: Path
 def test_a_missing_policy_is_written_out(vault: LocalVault) -> None:
     vault.policy("admin", {"secret/data/*": ["read"]})
     told = r'path "secret/data/a" \{ capabilities = \["create", "update"\] \} would allow it'
-    with pytest.raises(AirflowFailException, match=told):
+    with pytest.raises(AirflowFailException, match=told) as raised:
         run("VaultWriteSecretOperator", path="a", data={"key": "value"})
+    assert "".join(traceback.format_exception(raised.value)).count("Traceback") == 1
     with pytest.raises(
         AirflowFailException, match=r'revoke-prefix/x" \{ capabilities = \["update", "sudo"\]'
     ):

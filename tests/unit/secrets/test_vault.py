@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from typing import Any
 from urllib.parse import quote
 
@@ -76,6 +77,7 @@ def test_an_outage_is_not_told_as_a_missing_connection(
         Connection.get("warehouse")
     assert f"Vault at {vault.url} is sealed or not ready (status 503)" in str(raised.value)
     assert "secret/data/connections/warehouse is not known from before: try again" in str(raised.value)
+    assert "".join(traceback.format_exception(raised.value)).count("Traceback") == 1
 
 
 @pytest.mark.usefixtures("configured")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 
 import pytest
 
@@ -201,8 +202,12 @@ def test_the_breaker_lets_one_call_try_when_its_time_is_over(
 def test_a_vault_that_is_gone_is_named_in_the_error(vault: LocalVault, make_client: MakeClient) -> None:
     client = make_client()
     vault.stop()
-    with pytest.raises(VaultUnavailableError, match=f"Vault at {vault.url} cannot be reached"):
+    with pytest.raises(
+        VaultUnavailableError, match=r"broke off its answer \(Connection refused\); "
+    ) as raised:
         client.read(*X)
+    assert f"Vault at {vault.url} cannot be reached" in str(raised.value)
+    assert "".join(traceback.format_exception(raised.value)).count("Traceback") == 1
 
 
 # ---------------------------------------------------------------------------------------- login, refusal
