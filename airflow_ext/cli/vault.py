@@ -109,9 +109,14 @@ def _lease_remarks(backend: VaultBackend) -> list[str]:
 
 def _explain(args: argparse.Namespace) -> int:
     from airflow_ext.exceptions import AirflowExtError
-    from airflow_ext.vault.documents import lease_of
+    from airflow_ext.vault.documents import checked
 
     backend, found = _backend(), False
+    if not backend.allows(args.id):
+        print(
+            f"include and exclude leave {args.id!r} out: no lookup asks Vault; Airflow asks its next secrets backend"
+        )
+        return 1
     for place in backend.places(args.kind, args.id, args.team):
         shown = f"{place.client.api_path(place.mount, place.path)}{' (bundle)' if place.bundle else ''}"
         try:
@@ -124,10 +129,16 @@ def _explain(args: argparse.Namespace) -> int:
             print(f"{shown}: nothing")
             continue
         version = f"version {document.version}, " if document.version else ""
-        print(
-            f"{shown}: {version}keys {', '.join(sorted(document.data))}{'; used' if not found else '; hidden'}"
-        )
-        spec = lease_of(document) if args.kind == "connection" else None
+        told = f"{shown}: {version}keys {', '.join(sorted(document.data))}"
+        if found:
+            print(f"{told}; hidden")
+            continue
+        try:
+            spec = checked(args.kind, document)
+        except AirflowExtError as error:
+            print(f"{told}; refused: {error}")
+            return 1
+        print(f"{told}; used")
         if spec is not None:
             print(
                 f"  credentials {'of the static role' if spec.is_static else 'leased per task from'} {spec.path}"

@@ -317,6 +317,10 @@ class VaultBackend(BaseSecretsBackend):
             return None
         return reading.document, place.client
 
+    def allows(self, key: str) -> bool:
+        """Tell if ``include`` and ``exclude`` let an id be looked up here at all."""
+        return self._patterns.allow(key)
+
     def places(self, kind: Kind, key: str, team_name: str | None = None) -> Iterator[Place]:
         """Yield where an id is looked for, in order."""
         return self.layout.places(kind, key, team_name, self._client_of)

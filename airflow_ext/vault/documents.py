@@ -126,6 +126,23 @@ def plain_value(document: Document) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def checked(kind: str, document: Document) -> LeaseSpec | None:
+    """Return what a document says about a lease, having looked at it as a lookup does, but leased nothing.
+
+    :param kind: ``connection``, ``variable`` or ``config``.
+    :raises InvalidError: If a lookup could not use the document.
+    """
+    if kind != "connection":
+        plain_value(document)
+        return None
+    spec = lease_of(document)
+    if spec is None:
+        connection_value(document)
+    else:
+        with_lease(document, spec, None)
+    return spec
+
+
 def secret_texts(document: Document | Leased) -> list[str]:
     """Return all texts that must be masked: every leaf, in the forms it may be written.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,28 @@ def test_explain_names_path_version_and_keys_but_no_value(
     monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "True")
     assert main(["vault", "explain", "team/warehouse"]) == 1
     assert main(["vault", "explain", "warehouse", "--team", "team"]) == 0
+
+
+def test_explain_agrees_with_the_lookup(
+    monkeypatch: pytest.MonkeyPatch, vault: LocalVault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vault.write("secret/connections/odd", {"conn_type": "http", "pasword": "x"})
+    vault.write("secret/connections/uri", {"conn_uri": "no uri"})
+    vault.write("secret/variables/v", {"valeu": "x"})
+    for words, reason in (
+        (["odd"], "has keys no connection has (pasword)"),
+        (["uri"], "is no connection URI"),
+        (["v", "--kind", "variable"], "has no key 'value'"),
+    ):
+        assert main(["vault", "explain", *words]) == 1
+        told = capsys.readouterr().out
+        assert "; refused: " in told
+        assert reason in told
+    kwargs = json.loads(os.environ["AIRFLOW__SECRETS__BACKEND_KWARGS"]) | {"exclude": ["team/.*"]}
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND_KWARGS", json.dumps(kwargs))
+    clear_secrets_backends_cache()
+    assert main(["vault", "explain", "team/warehouse"]) == 1
+    assert "include and exclude leave 'team/warehouse' out" in capsys.readouterr().out
 
 
 def test_list_and_audit(vault: LocalVault, capsys: pytest.CaptureFixture[str], password: str) -> None:
