@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from airflow_ext.exceptions import VaultDeniedError, VaultUnavailableError
+from airflow_ext.exceptions import AirflowExtError, VaultDeniedError, VaultUnavailableError
 from airflow_ext.vault.client import VaultClient
 
 PROBE = "airflow-ext-probe"
@@ -44,7 +44,7 @@ class VaultCheck:
 def check(client: VaultClient, paths: Iterable[tuple[str, str]]) -> VaultCheck:
     """Ask health, log in, and ask what the token may do; never raises for what Vault does or says.
 
-    :param paths: Mount and path of folders that secrets are read from.
+    :param paths: Mount and path of folders that secrets are read from; in each, one is asked for that is not there.
     """
     address = client.settings.shown_address
     try:
@@ -69,18 +69,33 @@ def check(client: VaultClient, paths: Iterable[tuple[str, str]]) -> VaultCheck:
             )
             return VaultCheck(address, True, sealed, version, problems=(problem,))
         ttl = int(me.data.get("ttl") or 0) or None
-        allowed = _capabilities(
-            client, token, [client.api_path(mount, f"{path}/{PROBE}") for mount, path in paths]
-        )
+        probes = [(mount, f"{path}/{PROBE}" if path else PROBE) for mount, path in paths]
+        allowed = _capabilities(client, token, [client.api_path(mount, path) for mount, path in probes])
     except (VaultDeniedError, VaultUnavailableError) as error:
         return VaultCheck(address, True, sealed, version, problems=(str(error),))
-    problems = tuple(
-        f'{path} may not be read: add path "{path.removesuffix(PROBE)}*" {{ capabilities = ["read"] }} to the policy,'
-        " or set that path to null if nothing is kept there"
-        for path, granted in allowed.items()
-        if not {"read", "root"} & set(granted)
-    )
+    found = (_problem(client, mount, path, allowed) for mount, path in probes)
+    problems = tuple(dict.fromkeys(each for each in found if each))  # folders of one mount share its problem
     return VaultCheck(address, True, sealed, version, True, ttl, allowed, problems)
+
+
+def _problem(
+    client: VaultClient, mount: str, path: str, allowed: Mapping[str, tuple[str, ...]]
+) -> str | None:
+    """Return what a lookup would meet at a path where nothing is; ``None`` if that is a miss."""
+    shown, ours = client.api_path(mount, path), str(client.settings.kv_engine_version)
+    if {"read", "root"} & set(allowed[shown]):
+        try:
+            client.probe(mount, path)  # only the answer tells whether mount and version are right
+        except AirflowExtError as error:
+            return str(error)
+        return None
+    version = client.mount_version(mount)
+    if version not in (None, "none", ours):
+        return f"mount {mount!r} is KV version {version}, but kv_engine_version={ours}: set it to {version}"
+    return (
+        f'{shown} may not be read: add path "{shown.removesuffix(PROBE)}*" {{ capabilities = ["read"] }} to the policy,'
+        " or set that path to null if nothing is kept there"
+    )
 
 
 def _capabilities(client: VaultClient, token: str, paths: list[str]) -> dict[str, tuple[str, ...]]:

@@ -94,6 +94,15 @@ class VaultClient:
         """
         return self.reader.read((mount.strip("/"), path.strip("/")))
 
+    def probe(self, mount: str, path: str) -> None:
+        """Ask Vault for a path as :meth:`read` does, past everything that is known; what is there is dropped.
+
+        :raises VaultUnavailableError: If Vault does not answer.
+        :raises VaultDeniedError: If the login or the path is refused.
+        :raises InvalidError: If there is no key-value engine of the configured version at the mount.
+        """
+        self._fetch(mount.strip("/"), path.strip("/"))
+
     def read_many(self, keys: Sequence[Key]) -> None:
         """Read several secrets at once, for the lookups to come; what goes wrong is told by those.
 
@@ -188,7 +197,7 @@ class VaultClient:
         api_path = self.api_path(mount, path)
         # What the token may at the other version's path says as much for this path, and was asked already.
         is_settled = self._clock() < self._same_version.get(mount, -math.inf)
-        version = None if is_settled else self._mount_version(mount)
+        version = None if is_settled else self.mount_version(mount)
         hint = f'a policy with path "{api_path}" {{ capabilities = ["read"] }} would allow it'
         if version and version != str(self.settings.kv_engine_version):
             hint = f"mount {mount!r} is KV version {version}: set kv_engine_version={version}"
@@ -205,7 +214,7 @@ class VaultClient:
             raise InvalidError(
                 f"mount {mount!r} does not exist in Vault at {self.settings.shown_address}: check mount_point"
             )
-        version, ours = self._mount_version(mount), str(self.settings.kv_engine_version)
+        version, ours = self.mount_version(mount), str(self.settings.kv_engine_version)
         if version == "none":
             raise InvalidError(f"mount {mount!r} is no key-value engine: check mount_point")
         if version and version != ours:
@@ -213,7 +222,7 @@ class VaultClient:
                 f"mount {mount!r} is KV version {version}, but kv_engine_version={ours}: set it to {version}"
             )
 
-    def _mount_version(self, mount: str) -> str | None:
+    def mount_version(self, mount: str) -> str | None:
         """Return ``"1"``, ``"2"``, ``"none"`` for another engine, or ``None`` when Vault does not tell."""
         known = self._mounts.get(mount)
         if known is None or self._clock() - known[0] > MOUNT_KNOWN_FOR:

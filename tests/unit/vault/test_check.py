@@ -21,13 +21,37 @@ def test_a_vault_in_order_has_no_problems_and_no_secret_is_read(
     assert found.token_ttl is not None
     assert 3500 < found.token_ttl <= 3600
     assert found.capabilities == {"secret/data/connections/airflow-ext-probe": ("read",)}
-    assert not vault.calls(path="secret/*")
+    assert [call.status for call in vault.calls(path="secret/*")] == [404]  # the probe; nothing is there
 
 
 def test_the_root_token_has_no_end_and_may_all(vault: LocalVault, make_client: MakeClient) -> None:
     found = check(make_client(auth_type="token", token=vault.root_token), FOLDERS)
     assert found.ok
     assert found.token_ttl is None
+
+
+@pytest.mark.parametrize(
+    ("mount", "version", "told"),
+    [
+        ("nowhere", 2, "mount 'nowhere' does not exist"),
+        ("secret", 1, "mount 'secret' is KV version 2, but kv_engine_version=1: set it to 2"),
+        ("transit", 2, "mount 'transit'"),
+    ],
+    ids=["no mount", "version", "other engine"],
+)
+def test_a_wrong_mount_is_told_also_to_a_token_that_may_all(
+    vault: LocalVault, make_client: MakeClient, mount: str, version: int, told: str
+) -> None:
+    vault.mount("transit", kind="transit")
+    client = make_client(auth_type="token", token=vault.root_token, kv_engine_version=version)
+    found = check(client, [(mount, "connections"), (mount, "variables")])
+    assert len(found.problems) == 1
+    assert told in found.problems[0]
+
+
+def test_a_wrong_version_is_told_in_place_of_a_policy_for_it(make_client: MakeClient) -> None:
+    found = check(make_client(kv_engine_version=1), FOLDERS)
+    assert found.problems == ("mount 'secret' is KV version 2, but kv_engine_version=1: set it to 2",)
 
 
 def test_a_missing_policy_is_written_out(make_client: MakeClient) -> None:
