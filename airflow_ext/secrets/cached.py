@@ -158,7 +158,8 @@ class CachedBackend(BaseSecretsBackend):
 
     def _tell(self, kind: Kind, key: str, reading: Reading | None, started: float) -> None:
         source = "error" if reading is None else reading.source
-        if source == "cache" and self.audit.file is None:
+        from_memory = reading is not None and not reading.asked
+        if from_memory and self.audit.file is None:
             return
         owner = current_owner()
         self.audit.tell(
@@ -171,7 +172,8 @@ class CachedBackend(BaseSecretsBackend):
                 ms=round((time.perf_counter() - started) * 1000, 3),
                 process=process_role(),
                 owner=owner.meta if owner is not None else None,
-            )
+            ),
+            from_memory=from_memory,
         )
 
     def _connection(self, conn_id: str, value: str | None) -> Any:

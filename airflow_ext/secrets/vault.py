@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -351,7 +352,7 @@ class VaultBackend(BaseSecretsBackend):
         if not BOOK.may_lease(conn_id):
             return None
         leased = BOOK.credentials(client, conn_id, spec, self.lease_settings)
-        self._tell("lease", conn_id, spec.path, None, started, lease_id=leased.lease_id)
+        self._tell("lease", conn_id, spec.path, None, started, leased=leased)
         return leased
 
     def _lessor(self, client: VaultClient) -> VaultClient:
@@ -359,11 +360,23 @@ class VaultBackend(BaseSecretsBackend):
         return self.client if client.settings.namespace == self._settings.namespace else client
 
     def _tell(
-        self, kind: str, key: str, path: str, reading: Reading | None, started: float, *, lease_id: str = ""
+        self,
+        kind: str,
+        key: str,
+        path: str,
+        reading: Reading | None,
+        started: float,
+        *,
+        leased: Leased | None = None,
     ) -> None:
-        source = "lease" if lease_id else "error" if reading is None else reading.source
-        if source == "cache" and self.audit.file is None:
+        source = "lease" if leased else "error" if reading is None else reading.source
+        from_memory = reading is not None and not reading.asked
+        if leased is not None and leased in _told:
+            source, from_memory = "cache", True
+        if from_memory and self.audit.file is None:
             return
+        if leased is not None:
+            _told.add(leased)
         document = reading.document if reading is not None else None
         owner = current_owner()
         self.audit.tell(
@@ -372,13 +385,14 @@ class VaultBackend(BaseSecretsBackend):
                 id=key,
                 path=path,
                 source=source,
-                found=document is not None or bool(lease_id),
+                found=document is not None or leased is not None,
                 version=document.version if document is not None else None,
-                lease_id=lease_id,
+                lease_id=leased.lease_id if leased is not None else "",
                 ms=round((time.perf_counter() - started) * 1000, 3),
                 process=process_role(),
                 owner=owner.meta if owner is not None else None,
-            )
+            ),
+            from_memory=from_memory,
         )
 
     @staticmethod
@@ -403,6 +417,9 @@ class VaultBackend(BaseSecretsBackend):
             # The one exception Airflow lets through; all others would end in "isn't defined".
             raise AirflowSecretsBackendAccessDenied(str(error)) from None
         log.warning("%s; asking the next secrets backend", error)
+
+
+_told: weakref.WeakSet[Leased] = weakref.WeakSet()  # their lines are written
 
 
 def _ready(client: VaultClient) -> None:

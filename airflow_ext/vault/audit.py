@@ -23,7 +23,7 @@ class Access:
     :param kind: ``connection``, ``variable``, ``config`` or ``lease``.
     :param id: What was asked for.
     :param path: Mount and path, or the path of the credentials.
-    :param source: ``vault``, ``cache``, ``stale``, ``lease`` or ``error``.
+    :param source: ``vault``, ``cache``, ``stale``, ``lease`` or ``error``; ``cache`` with a lease id for a lease of before.
     :param found: Whether there was something.
     :param version: Of a KV version 2 secret.
     :param lease_id: Of leased credentials.
@@ -59,12 +59,12 @@ class AuditLog:
         self.file = file
         self._descriptor: tuple[int, int] | None = None
 
-    def tell(self, access: Access) -> None:
-        """Write an access down; in the log only what was not served from memory as usual."""
-        if self.file is None and access.source == "cache":
+    def tell(self, access: Access, *, from_memory: bool = False) -> None:
+        """Write an access down; in the log only what was not served from memory."""
+        if self.file is None and from_memory:
             return
         line = access.line()
-        if access.source != "cache":
+        if not from_memory:
             log.info("Vault access: %s", line)
         if self.file is not None:
             try:

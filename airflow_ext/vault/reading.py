@@ -24,11 +24,13 @@ class Reading:
     :param document: The secret, ``None`` when there is none at that path.
     :param source: ``vault`` for a call made now, ``cache``, or ``stale`` when the server does not answer.
     :param age: Seconds since the server gave it.
+    :param asked: Whether the server was asked, be it in vain; else it is served from memory.
     """
 
     document: Document | None
     source: Literal["vault", "cache", "stale"]
     age: float
+    asked: bool = True
 
 
 class Reader:
@@ -146,7 +148,8 @@ class Reader:
             raise VaultDeniedError(str(error), status=error.status, path=error.path)
         if error is not None:
             raise type(error)(str(error))
-        return Reading(entry.document, "stale" if entry.stale else "cache", self.cache.age(entry))
+        source: Literal["stale", "cache"] = "stale" if entry.stale else "cache"
+        return Reading(entry.document, source, self.cache.age(entry), asked=False)
 
     # ----------------------------------------------------------------------------------- ahead of time
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -145,6 +146,22 @@ def test_every_access_is_one_audit_line_without_values(
     assert lines[0]["ms"] > 0
     assert password not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_memory_serves_is_not_in_the_log_not_even_while_vault_does_not_answer(
+    vault: LocalVault, credentials: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    vault.write("secret/connections/a", {"conn_uri": "http://a"})
+    backend = VaultBackend(**credentials, clock=lambda: now[0])
+    caplog.set_level(logging.INFO, "airflow_ext.vault.audit")
+    for seconds in (0.0, 61.0):
+        now[0] += seconds
+        for _ in range(3):
+            assert backend.get_connection("a") is not None
+        vault.seal()
+    told = [json.loads(each.partition(": ")[2])["source"] for each in caplog.messages if "access" in each]
+    assert told == ["vault", "stale"]
 
 
 def test_a_supervisor_logs_in_once_for_all_the_tasks_it_forks(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +42,22 @@ def test_a_task_gets_credentials_of_its_own_and_another_task_others(
         eventually(
             lambda: found[0].login not in roles(postgres)
         )  # one process after the other, as in dag.test()
+
+
+def test_a_lease_is_in_the_log_once_and_in_the_audit_file_each_time(
+    make_backend: MakeBackend, task: Task, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    file = tmp_path / "audit.jsonl"
+    backend = make_backend(audit_file=str(file))
+    caplog.set_level(logging.INFO, "airflow_ext.vault.audit")
+    with task():
+        for _ in range(3):
+            assert backend.get_connection("warehouse") is not None
+    assert len([each for each in caplog.messages if '"kind": "lease"' in each]) == 1
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    leases = [each for each in lines if each["kind"] == "lease"]
+    assert [each["source"] for each in leases] == ["lease", "cache", "cache"]
+    assert len({each["lease_id"] for each in leases}) == 1
 
 
 @pytest.mark.parametrize("process", ["server", "parsing"])
