@@ -228,7 +228,9 @@ class _Source:
 
     def _fetch(self, key: Key) -> Document | None:
         if not self._breaker.allow():
-            raise self._unavailable("failed before and is left alone for some seconds")
+            raise self._unavailable(
+                f"{self._breaker.why}; it is left alone for another {self._breaker.left} s"
+            )
         answer: list[str | None] = []
         trouble: list[Exception] = []
 
@@ -245,16 +247,16 @@ class _Source:
             self._breaker.succeeded()
             return Document("/".join(key), {"value": answer[0]}) if answer[0] is not None else None
         if not trouble:
-            self._breaker.failed()
-            raise self._unavailable(f"did not answer within {self._timeout:g} s")
+            self._breaker.failed(why := f"did not answer within {self._timeout:g} s")
+            raise self._unavailable(why)
         kind = _kind(trouble[0])
         if kind in DENIALS or isinstance(trouble[0], AirflowSecretsBackendAccessDenied):
             self._breaker.succeeded()
             raise DeniedError(
                 f"{self.name} denied {key[0]} {key[1]!r} ({kind}): look at what its credentials may do"
             )
-        self._breaker.failed()
-        raise self._unavailable(f"failed ({kind})")
+        self._breaker.failed(why := f"failed ({kind})")
+        raise self._unavailable(why)
 
     def _value(self, key: Key) -> str | None:
         (kind, _, team), inner = key[0].partition("@"), self.inner()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ class Breaker:
         self._policy, self._clock = policy, clock
         self._failures = 0
         self._open_until: float | None = None
+        self.why = ""
         self.restore_lock()
 
     def restore_lock(self) -> None:
@@ -40,18 +42,26 @@ class Breaker:
         with self._lock:
             return self._open_until is not None and self._clock() < self._open_until
 
+    @property
+    def left(self) -> int:
+        """Whole seconds until a call is allowed again, 0 when one is now."""
+        with self._lock:
+            return max(0, math.ceil(self._open_until - self._clock())) if self._open_until is not None else 0
+
     def succeeded(self) -> None:
         """Report that Vault answered."""
         with self._lock:
             self._failures, self._open_until = 0, None
 
-    def failed(self, *, wait: float | None = None) -> None:
+    def failed(self, why: str = "", *, wait: float | None = None) -> None:
         """Report that Vault did not answer.
 
+        :param why: Kept as :attr:`why`, for those who may not ask meanwhile.
         :param wait: Seconds Vault asked us to stay away, which opens the breaker at once.
         """
         with self._lock:
             self._failures += 1
+            self.why = why
             if wait is not None:
                 self._open_until = self._clock() + wait
             elif self._failures >= self._policy.failures:

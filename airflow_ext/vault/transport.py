@@ -126,12 +126,14 @@ class Transport:
         """
         for pause in (*PAUSES, None):
             if guarded and not self.breaker.allow():
-                raise self._unavailable("did not answer before and is left alone for some seconds")
+                raise self._unavailable(
+                    f"{self.breaker.why}; it is left alone for another {self.breaker.left} s"
+                )
             try:
                 reply = self._once(method, "/v1/" + quote(path.strip("/"), safe="/") + query, token, body)
             except _TroubleError as trouble:
                 if guarded:
-                    self.breaker.failed(wait=trouble.wait)
+                    self.breaker.failed(trouble.what, wait=trouble.wait)
                 opened = guarded and self.breaker.is_open
                 if once or trouble.final or opened or pause is None:
                     raise self._unavailable(trouble.what) from None  # it has the reason
