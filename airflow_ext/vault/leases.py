@@ -91,6 +91,7 @@ class LeaseSession:
         """Return credentials that live: those of before, else new ones.
 
         :raises VaultDeniedError: If a policy denies them or the role is not known.
+        :raises InvalidError: If the path gives no lease, or all of this has ended.
         :raises VaultUnavailableError: If Vault does not answer; nothing stale is given.
         """
         with self._lock:
@@ -121,8 +122,14 @@ class LeaseSession:
             reply = self._ask(spec, self._token())
         if reply.status != 200 or not reply.data:
             raise self._refusal(spec, reply)
+        lease_id = reply.body.get("lease_id")
+        if not lease_id:
+            raise InvalidError(
+                f"lease.path={spec.path!r}: this path gives no lease, so nothing would end; give one that makes credentials,"
+                " such as database/creds/ROLE"
+            )
         now, granted = self._clock(), int(reply.body.get("lease_duration") or 0)
-        leased = Leased(spec.path, str(reply.body.get("lease_id") or ""), reply.data)
+        leased = Leased(spec.path, str(lease_id), reply.data)
         renewable = bool(reply.body.get("renewable"))
         held = Held(leased, spec, granted, now + granted, now + granted / 3, renewable)
         self._held[spec.path] = held

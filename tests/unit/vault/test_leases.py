@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -80,6 +81,20 @@ def test_the_token_of_a_task_tells_vault_whose_it_is(vault: LocalVault, make_ses
     assert (known["meta"]["dag_id"], known["meta"]["task_id"], known["ttl"]) == ("flights", "load", 300)
     assert told[-1]["leases"] == [each.id for each in vault.leases()]
     assert session.credentials(ETL).data["password"] not in str(told)
+
+
+def test_a_path_that_gives_no_lease_is_refused_before_anything_is_booked(
+    vault: LocalVault, make_session: MakeSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    vault.write("secret/connections/a", {"username": "me", "password": "x"})
+    vault.policy("etl", {**MAY, "secret/data/connections/*": ["read"]})
+    told: list[Any] = []
+    session = make_session(remember=told.append)
+    caplog.set_level(logging.INFO, "airflow_ext.vault.leases")
+    with pytest.raises(InvalidError, match="'secret/data/connections/a': this path gives no lease"):
+        session.credentials(LeaseSpec("secret/data/connections/a"))
+    assert session.close()
+    assert (told, caplog.messages) == ([], [])
 
 
 def test_two_tasks_have_leases_of_their_own(postgres: LocalPostgres, make_session: MakeSession) -> None:
