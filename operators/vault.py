@@ -38,6 +38,10 @@ class _VaultOperator(BaseOperator):
         """Do the work and return what goes into XCom."""
         raise NotImplementedError
 
+    def _told(self, verb: str, path: str, version: int | None, keys: list[str]) -> dict[str, Any]:
+        self.log.info("%s %s: version %s, keys %s", verb, path, version or "none", ", ".join(keys))
+        return {"path": path, "version": version, "keys": keys}
+
 
 class VaultReadSecretOperator(_VaultOperator):
     """Tell the version and the key names of a secret, for the tasks that follow.
@@ -59,7 +63,7 @@ class VaultReadSecretOperator(_VaultOperator):
         document = client.read(self.mount, path).document
         if document is None:
             raise InvalidError(f"{self.mount}/{path} is not there")
-        return {"path": document.path, "version": document.version, "keys": sorted(document.data)}
+        return self._told("Read", document.path, document.version, sorted(document.data))
 
 
 class VaultWriteSecretOperator(_VaultOperator):
@@ -105,7 +109,7 @@ class VaultWriteSecretOperator(_VaultOperator):
         written = {**self.data, **made}
         path = admin.checked_path(self.path)
         version = admin.write(client, self.mount, path, written, cas=self.cas)
-        return {"path": f"{self.mount}/{path}", "version": version, "keys": sorted(written)}
+        return self._told("Wrote", f"{self.mount}/{path}", version, sorted(written))
 
 
 class VaultRotateStaticRoleOperator(_VaultOperator):
@@ -125,6 +129,7 @@ class VaultRotateStaticRoleOperator(_VaultOperator):
         """Rotate it."""
         refused = f"does {self.mount} have the static role {self.role!r}?"
         admin.perform(client, "POST", f"{self.mount}/rotate-role/{self.role}", {}, refused=refused)
+        self.log.info("Vault has changed the password of static role %s (%s)", self.role, self.mount)
 
 
 class VaultRotateRootOperator(_VaultOperator):
@@ -144,6 +149,7 @@ class VaultRotateRootOperator(_VaultOperator):
         """Rotate it."""
         refused = f"does {self.mount} have the database {self.database!r}, and get into it?"
         admin.perform(client, "POST", f"{self.mount}/rotate-root/{self.database}", {}, refused=refused)
+        self.log.info("Vault has changed its own password in database %s (%s)", self.database, self.mount)
 
 
 class VaultRevokeOperator(_VaultOperator):
@@ -169,6 +175,7 @@ class VaultRevokeOperator(_VaultOperator):
         else:
             path, body = f"sys/leases/revoke-prefix/{self.prefix}", {"sync": True}
             admin.perform(client, "PUT", path, body, needs='"update", "sudo"')
+        self.log.info("Revoked %s", self.lease_id or f"all leases below {self.prefix}")
 
 
 class VaultEncryptOperator(_VaultOperator):
@@ -188,7 +195,9 @@ class VaultEncryptOperator(_VaultOperator):
 
     def work(self, client: VaultClient) -> list[str]:
         """Encrypt them."""
-        return admin.transit(client, "encrypt", self.mount, self.key, list(self.texts))
+        found = admin.transit(client, "encrypt", self.mount, self.key, list(self.texts))
+        self.log.info("Encrypted %d texts with %s/%s", len(found), self.mount, self.key)
+        return found
 
 
 class VaultDecryptOperator(_VaultOperator):
@@ -215,6 +224,7 @@ class VaultDecryptOperator(_VaultOperator):
         for text in texts:
             mask_secret(text)
         _write_private(Path(self.file), "".join(f"{text}\n" for text in texts))
+        self.log.info("Decrypted %d texts with %s/%s into %s", len(texts), self.mount, self.key, self.file)
         return self.file
 
 
@@ -264,6 +274,8 @@ class VaultIssueCertificateOperator(_VaultOperator):
         (folder / "certificate.pem").write_text(str(issued["certificate"]))
         (folder / "ca.pem").write_text("\n".join(issued.get("ca_chain") or [issued["issuing_ca"]]))
         told = {key: issued[key] for key in ("serial_number", "expiration")}
+        serial = told["serial_number"]
+        self.log.info("Issued certificate %s for %s into %s", serial, self.common_name, self.folder)
         return {**told, "folder": self.folder}
 
 

@@ -28,9 +28,9 @@ def new_password(length: int = PASSWORD_LENGTH) -> str:
 
 
 NEEDED = {"GET": '"read"', "DELETE": '"delete"'}
-"""What a policy must grant, by method."""
+"""What a policy must grant, by method; other calls need "update"."""
 
-_WRITING = '"create", "update"'
+_WRITE = '"create", "update"'
 
 
 def perform(
@@ -54,8 +54,9 @@ def perform(
     path = checked_path(path)
     reply = client.call(method, path, body=body, once=method != "GET")
     if reply.status >= 400:
+        needs = needs or NEEDED.get(method, '"update"')
         hints = {
-            403: f'a policy with path "{path}" {{ capabilities = [{needs or NEEDED.get(method, _WRITING)}] }} would allow it',
+            403: f'a policy with path "{path}" {{ capabilities = [{needs}] }} would allow it',
             404: "nothing is there"
             if method == "GET"
             else "no engine is mounted there, or it has no such path",
@@ -102,13 +103,13 @@ def write(
     if client.settings.kv_engine_version == 1:
         if cas is not None:
             raise InvalidError(f"cas={cas!r}: KV version 1 has no versions to compare")
-        perform(client, "POST", f"{mount}/{path}", data)
+        perform(client, "POST", f"{mount}/{path}", data, needs=_WRITE)
         return None
     options, refused = {}, f"does {mount} want cas= with every write?"
     if cas is not None:
         options, refused = {"cas": cas}, f"the secret has another version than cas={cas}"
     body = {"data": dict(data), "options": options}
-    reply = perform(client, "POST", f"{mount}/data/{path}", body, refused=refused)
+    reply = perform(client, "POST", f"{mount}/data/{path}", body, refused=refused, needs=_WRITE)
     return int(reply.data["version"])
 
 

@@ -15,6 +15,7 @@ import pytest
 from airflow.sdk._shared.secrets_masker import _secrets_masker, redact
 from airflow.sdk.configuration import clear_secrets_backends_cache
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, TaskDeferred
+from structlog.testing import capture_logs
 
 from airflow_ext.operators import vault as operators
 from airflow_ext.sensors.vault import VaultSecretVersionSensor
@@ -138,6 +139,23 @@ def test_a_certificate_is_issued_into_a_folder(vault: LocalVault, tmp_path: Path
         AirflowFailException, match=r"the role 'web', and does it allow common_name='other\.org'"
     ):
         run("VaultIssueCertificateOperator", role="web", common_name="other.org", folder=str(folder))
+
+
+def test_what_was_done_is_one_line_without_values(vault: LocalVault, tmp_path: Path) -> None:
+    vault.mount("transit", kind="transit")
+    with capture_logs() as told:
+        run("VaultWriteSecretOperator", path="a", data={"login": "canary"}, generate={"password": 20})
+        run("VaultReadSecretOperator", path="a")
+        sealed = run("VaultEncryptOperator", key="k", texts=["canary"])
+        run("VaultDecryptOperator", key="k", ciphertexts=sealed, file=str(tmp_path / "plain"))
+        run("VaultRevokeOperator", prefix="database/creds/etl")
+    assert [each["event"] for each in told if each["log_level"] == "info"] == [
+        "Wrote secret/a: version 1, keys login, password",
+        "Read secret/a: version 1, keys login, password",
+        "Encrypted 1 texts with transit/k",
+        f"Decrypted 1 texts with transit/k into {tmp_path / 'plain'}",
+        "Revoked all leases below database/creds/etl",
+    ]
 
 
 def test_a_missing_policy_is_written_out(vault: LocalVault) -> None:
