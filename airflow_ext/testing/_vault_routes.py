@@ -168,8 +168,14 @@ class Routes:
             return  # decided there: it is open to all who may read something below the mount
         if not caller.root:
             needed = self._capability(method, path)
+            if method == "LIST" and not self._has_rule(caller, path):
+                path = f"{path}/"  # as Vault matches a folder, unless a rule names it without its slash
             if needed not in self.allowed(caller, path):
                 raise denied()
+
+    def _has_rule(self, caller: Token, path: str) -> bool:
+        name = (self.ns + path).removeprefix(caller.namespace)
+        return any(name in rules for rules in self.rules_of(caller))
 
     def _capability(self, method: str, path: str) -> str:
         simple = {"GET": "read", "HEAD": "read", "LIST": "list", "DELETE": "delete", "PATCH": "patch"}

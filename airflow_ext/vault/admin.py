@@ -127,7 +127,7 @@ def list_names(client: VaultClient, mount: str, folder: str) -> Iterator[str]:
         if reply.status == 404:
             continue
         if reply.status != 200:
-            text = f'{place} may not be listed (status {reply.status}): a policy with path "{place}/*" and list would allow it'
+            text = f'{place} may not be listed (status {reply.status}): a policy with path "{place}/*" {{ capabilities = ["list"] }} would allow it'
             raise VaultDeniedError(text, status=reply.status, path=place)
         for name in reply.data.get("keys") or []:
             if str(name).endswith("/"):

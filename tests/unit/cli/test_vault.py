@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,18 @@ def test_list_and_audit(vault: LocalVault, capsys: pytest.CaptureFixture[str], p
     told = capsys.readouterr().out
     assert '"source": "vault"' in told
     assert password not in told
+
+
+def test_the_policy_that_a_refused_list_proposes_is_enough(
+    vault: LocalVault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vault.policy("airflow", {})
+    assert main(["vault", "list"]) == 1
+    proposed = re.search(r'path "(\S+)" \{ capabilities = \["list"\] \}', capsys.readouterr().err)
+    assert proposed is not None
+    vault.policy("airflow", {proposed[1]: ["list"]})
+    assert main(["vault", "list"]) == 0
+    assert capsys.readouterr().out.split() == ["leased", "team/warehouse"]
 
 
 def test_without_a_backend_the_remedy_is_told(
