@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from airflow_ext.exceptions import InvalidError
 from airflow_ext.testing._vault_auth import Role, Rules, WireError, random_id
 from airflow_ext.testing._vault_database import Database
 from airflow_ext.testing._vault_http import Call, Fault, Handler, Server, State
@@ -362,26 +363,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=0, help="TCP port on the loopback; 0 takes a free one")
     parser.add_argument("--root-token-file", type=Path, required=True)
     options = parser.parse_args(arguments)
-    serve(options.port, options.root_token_file)
+    try:
+        serve(options.port, options.root_token_file)
+    except InvalidError as error:
+        parser.error(str(error))
 
 
 def serve(port: int, root_token_file: Path) -> None:
     """Run the server as :func:`main` does.
 
     :param port: TCP port on the loopback; 0 takes a free one.
+    :raises InvalidError: If the port cannot be had, or the file neither read nor written.
     """
-    file = root_token_file
-    root_token = file.read_text().strip() if file.exists() else ""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with LocalVault(port=port, root_token=root_token or None) as vault:
+    vault = _with_token_of(root_token_file, port)
+    try:
+        vault.start()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidError(f"port={port}: it cannot be had ({reason}); 0 takes a free one") from None
+    try:
+        print(json.dumps({"url": vault.url, "pid": os.getpid()}), flush=True)
+        ended.wait()
+    finally:
+        vault.stop()
+
+
+def _with_token_of(file: Path, port: int) -> LocalVault:
+    try:
+        root_token = file.read_text().strip() if file.exists() else ""
+        vault = LocalVault(port=port, root_token=root_token or None)
         if not root_token:
             file.touch(mode=0o600)
             file.chmod(0o600)
             file.write_text(vault.root_token)
-        print(json.dumps({"url": vault.url, "pid": os.getpid()}), flush=True)
-        ended.wait()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise InvalidError(f"--root-token-file {file}: it cannot be used ({reason})") from None
+    return vault
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from airflow.sdk.configuration import clear_secrets_backends_cache
@@ -101,6 +102,21 @@ def test_list_and_audit(vault: LocalVault, capsys: pytest.CaptureFixture[str], p
     told = capsys.readouterr().out
     assert '"source": "vault"' in told
     assert password not in told
+
+
+def test_a_server_that_cannot_start_says_so_in_one_line(
+    vault: LocalVault, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    port = vault.url.rpartition(":")[2]
+    with mock.patch("signal.signal"):  # those of the tests stay
+        for where, number, told in (
+            (tmp_path / "token", port, f"port={port}: it cannot be had (Address already in use)"),
+            (tmp_path / "token", "70000", "port=70000: it cannot be had"),
+            (tmp_path, "0", f"--root-token-file {tmp_path}: it cannot be used (Is a directory)"),
+            (tmp_path / "none" / "token", "0", "it cannot be used (No such file or directory)"),
+        ):
+            assert main(["vault", "serve-dev", "--port", number, "--root-token-file", str(where)]) == 1
+            assert told in capsys.readouterr().err
 
 
 def test_the_policy_that_a_refused_list_proposes_is_enough(

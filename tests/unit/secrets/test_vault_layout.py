@@ -149,11 +149,11 @@ def test_every_access_is_one_audit_line_without_values(
 
 
 def test_what_memory_serves_is_not_in_the_log_not_even_while_vault_does_not_answer(
-    vault: LocalVault, credentials: dict[str, str], caplog: pytest.LogCaptureFixture
+    vault: LocalVault, make_backend: MakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [0.0]
     vault.write("secret/connections/a", {"conn_uri": "http://a"})
-    backend = VaultBackend(**credentials, clock=lambda: now[0])
+    backend = make_backend(clock=lambda: now[0])
     caplog.set_level(logging.INFO, "airflow_ext.vault.audit")
     for seconds in (0.0, 61.0):
         now[0] += seconds
