@@ -22,12 +22,17 @@ def migrate(backend: VaultBackend, *, write: bool, overwrite: bool, only: str) -
     """Copy to where the backend looks each up, or tell what would be copied; nothing is deleted where it is now.
 
     :param only: Regular expression of ids.
+    :raises InvalidError: If ``only`` is none, or the backend has no place for connections.
     """
     if backend.layout.mount_point is None or not backend.layout.connections_path:
         raise InvalidError("migrate needs mount_point and connections_path in the backend's arguments")
+    try:
+        wanted = re.compile(only)
+    except re.error as error:
+        raise InvalidError(f"--only {only!r} is no regular expression: {error}") from None
     counts: dict[str, int] = {}
     for item in items():
-        if not re.fullmatch(only, item.key):
+        if not wanted.fullmatch(item.key):
             continue
         try:
             verb = _copy(backend, item, write=write, overwrite=overwrite)

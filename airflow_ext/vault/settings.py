@@ -119,6 +119,9 @@ class VaultSettings:
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
 
     def __post_init__(self) -> None:
+        if not self.address.lower().startswith(("http://", "https://")):
+            name, shown = "url" if self.url else "VAULT_ADDR", self.address.rpartition("@")[2]
+            raise ValueError(f"{name}={shown!r}: http:// or https:// is missing, as in https://vault:8200")
         if self.auth_type not in AUTH_TYPES:
             raise ValueError(f"auth_type={self.auth_type!r} is not known: use one of {', '.join(AUTH_TYPES)}")
         if self.kv_engine_version not in (1, 2):

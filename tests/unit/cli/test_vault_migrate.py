@@ -153,6 +153,12 @@ def test_what_cannot_be_decrypted_fails_by_itself(
     assert password not in told
 
 
+@pytest.mark.usefixtures("vault")
+def test_a_pattern_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["vault", "migrate", "--only", "("]) == 1
+    assert "--only '(' is no regular expression: missing )" in capsys.readouterr().err
+
+
 def test_what_a_route_keeps_elsewhere_is_copied_there(
     monkeypatch: pytest.MonkeyPatch, vault: LocalVault, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,3 +61,10 @@ def test_impossible_policies_are_refused() -> None:
         CachePolicy(hard_ttl=10)
     with pytest.raises(ValueError, match="breaker_failures=0"):
         BreakerPolicy(failures=0)
+
+
+@pytest.mark.parametrize("name", ["url", "VAULT_ADDR"])
+def test_an_address_without_scheme_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("VAULT_ADDR", "me:secret@vault:8200")
+    with pytest.raises(ValueError, match=rf"^{name}='vault:8200': http:// or https:// is missing"):
+        VaultSettings(url="vault:8200" if name == "url" else None, token="t")
