@@ -33,6 +33,7 @@ from airflow_ext.sla import Channel, Step, sla
 from airflow_ext.sla.ledger.models import IncidentRow, OccurrenceRow, OutboxRow, ReplicaRow, metadata
 from airflow_ext.sla.monitor.leases import show_heartbeat
 from airflow_ext.sla.monitor.tables import VARIABLE
+from tests.unit.cli.metadata import sqlite_metadata
 
 SMTP = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"
 MISSPELT = SMTP.replace("Smtp", "Snmp")
@@ -43,18 +44,11 @@ HOUR = timedelta(hours=1)
 @pytest.fixture(scope="module", autouse=True)
 def _metadata(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let Airflow's sessions go to a migrated SQLite database of this module."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("engine", "Session", "NonScopedSession", "async_engine", "AsyncSession"):
-            patch.setattr(settings, name, getattr(settings, name))  # as they are set below, and put back
-        path = tmp_path_factory.mktemp("metadata") / "airflow.db"
-        patch.setattr(settings, "SQL_ALCHEMY_CONN", f"sqlite:///{path}")
-        patch.setattr(settings, "SQL_ALCHEMY_CONN_ASYNC", f"sqlite+aiosqlite:///{path}")
-        settings.configure_orm()
+    with sqlite_metadata(tmp_path_factory.mktemp("metadata")):
         initdb()
         with create_session() as session:
             session.add(DagBundleModel(name="dags"))
         yield
-        settings.get_engine().dispose()
 
 
 @pytest.fixture(autouse=True)

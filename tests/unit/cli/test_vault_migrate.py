@@ -19,6 +19,7 @@ from cryptography.fernet import Fernet
 from airflow_ext.cli.main import main
 from airflow_ext.testing.vault import LocalVault
 from airflow_ext.vault.client import forget_shared_clients
+from tests.unit.cli.metadata import sqlite_metadata
 
 
 @pytest.fixture
@@ -28,17 +29,10 @@ def password() -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def _tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("engine", "Session", "NonScopedSession", "async_engine", "AsyncSession"):
-            patch.setattr(settings, name, getattr(settings, name))  # as they are set below, and put back
-        path = tmp_path_factory.mktemp("metadata") / "airflow.db"
-        patch.setattr(settings, "SQL_ALCHEMY_CONN", f"sqlite:///{path}")
-        patch.setattr(settings, "SQL_ALCHEMY_CONN_ASYNC", f"sqlite+aiosqlite:///{path}")
-        settings.configure_orm()
+    with sqlite_metadata(tmp_path_factory.mktemp("metadata")):
         tables = [Base.metadata.tables[each] for each in ("team", "connection", "variable")]
         Base.metadata.create_all(settings.get_engine(), tables=tables)
         yield
-        settings.get_engine().dispose()
 
 
 @pytest.fixture

@@ -129,3 +129,23 @@ def until() -> Callable[[Callable[[], bool]], None]:
             time.sleep(0.05)
 
     return wait
+
+
+@pytest.fixture
+def landing(tmp_path: Path) -> Path:
+    """A folder for files that are loaded."""
+    folder = tmp_path / "landing"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def local(landing: Path) -> dict[str, Any]:
+    """What makes that folder the source of a pair."""
+    import fsspec
+
+    return {
+        "source_url": "",
+        "base": str(landing),
+        "filesystems": {"file": fsspec.filesystem("file").to_json()},
+    }

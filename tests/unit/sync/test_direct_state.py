@@ -23,20 +23,6 @@ def rows_of(status: Any) -> int:
     return rows
 
 
-@pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    folder = tmp_path / "landing"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def local(landing: Path) -> dict[str, Any]:
-    import fsspec
-
-    return {"base": str(landing), "filesystems": {"file": fsspec.filesystem("file").to_json()}}
-
-
 def write(source: Any, syncs: Any, to_postgres: bool) -> Callable[[str], Any]:
     """Return what runs a statement in the destination."""
 

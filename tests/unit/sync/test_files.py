@@ -26,24 +26,6 @@ def rows_of(status: Any) -> dict[str, int]:
     return {table.name: table.rows for table in status.result.tables}
 
 
-@pytest.fixture
-def landing(tmp_path: Path) -> Path:
-    folder = tmp_path / "landing"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def local(landing: Path) -> dict[str, Any]:
-    import fsspec
-
-    return {
-        "source_url": "",
-        "base": str(landing),
-        "filesystems": {"file": fsspec.filesystem("file").to_json()},
-    }
-
-
 def test_each_format_arrives_with_its_types_and_no_file_twice(
     syncs: Any, landing: Path, local: dict[str, Any]
 ) -> None:
