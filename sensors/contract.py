@@ -99,8 +99,8 @@ class ContractSensor(BaseSensorOperator):
         does not exist. Default: ``[airflow_ext] contracts_folder``, else nobody is asked.
     :param store_conn_id: Connection of the database that keeps the verdicts. Default: ``[airflow_ext]
         verdict_store_conn_id``, else Airflow's asset state.
-    :param poll_interval: Seconds between two looks. In a triggerer all sensors of one interval look together;
-        in ``mode="reschedule"`` at least 10.
+    :param poll_interval: Seconds between two looks. In a triggerer all sensors of one interval look together, a little
+        more often, so that they have gone on by its end; in ``mode="reschedule"`` at least 10.
     :param deferrable: Wait in the triggerer. If false, ``mode`` decides how a worker waits.
     :param kwargs: ``inlets`` besides the contract's assets, which ``partial().expand()`` does not add;
         ``timeout`` in seconds (default ``[sensors] default_timeout``), ``mode``, ``soft_fail``
