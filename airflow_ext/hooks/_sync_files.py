@@ -46,7 +46,7 @@ def file_source(connection: Connection, paths: Iterable[str]) -> tuple[str, dict
             f"{', '.join(map(repr, paths))}: SyncFiles reads a connection of type 'fs' with path in its extra, or one of an "
             "object store with its URL as path, such as 's3://bucket/orders/*.csv'"
         )
-    return base, {scheme: _filesystem(connection, scheme) for scheme in schemes}
+    return base, {scheme: filesystem(connection, scheme) for scheme in schemes}
 
 
 def api_source(connection: Connection) -> dict[str, Any]:
@@ -109,7 +109,11 @@ def _split(path: str) -> tuple[str, str]:
     return "file" if scheme in ("", "local") else scheme, rest
 
 
-def _filesystem(connection: Connection, scheme: str) -> str:
+def filesystem(connection: Connection, scheme: str) -> str:
+    """Return the file system of a scheme as fsspec writes it as JSON, with the connection's credentials.
+
+    :raises InvalidError: If nothing here has that scheme, or an option cannot travel.
+    """
     import fsspec
     from airflow.sdk.io import get_fs, has_fs
 

@@ -49,13 +49,14 @@ def dump_filesystem(made: AbstractFileSystem) -> str:
 
 def secrets_of(filesystems: Mapping[str, str]) -> tuple[str, ...]:
     """Return the values in dumped file systems that must never show up in a message."""
-    return tuple(value for text in filesystems.values() for value in _secrets(json.loads(text)))
+    return tuple(value for text in filesystems.values() for value in secrets_within(json.loads(text)))
 
 
-def _secrets(value: Any, name: str = "") -> Iterator[str]:
+def secrets_within(value: Any, name: str = "") -> Iterator[str]:
+    """Yield the texts in a nested value whose names say that they are secret."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _secrets(inner, str(key))
+            yield from secrets_within(inner, str(key))
     elif isinstance(value, str) and value and any(word in name.lower() for word in SECRET_WORDS):
         yield value
 

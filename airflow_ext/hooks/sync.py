@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 
 from airflow_ext.exceptions import InvalidError
+from airflow_ext.hooks._sync_destinations import destination_of
 from airflow_ext.hooks._sync_files import api_source, file_source, secret_options
 from airflow_ext.hooks._sync_filesystems import secrets_of
+from airflow_ext.hooks._sync_urls import sqlalchemy_url
 from airflow_ext.hooks.sync_vendors import connection_type
 from airflow_ext.sync.api import SyncApi
 from airflow_ext.sync.backend import SyncBackend
@@ -24,7 +25,6 @@ from airflow_ext.sync.sql_source import READERS
 from airflow_ext.sync.tables import SyncTable
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
     from airflow.sdk import Connection
 
 DEFAULT_CHUNK_ROWS = 100_000
@@ -33,12 +33,6 @@ NOT_SQL = ("fs", "file", "http", "aws", "google_cloud_platform", "wasb", "adls",
 """Connection types of sources that are read as files or as an API."""
 
 NUMBERS = {"chunk_rows": DEFAULT_CHUNK_ROWS, "parallel": 2, "lock_seconds": 300}
-
-DIALECTS = {"postgres": "postgresql", "sqlite": "sqlite", "mysql": "mysql", "mssql": "mssql"}
-"""SQLAlchemy's names for connection types whose provider offers no SQLAlchemy URL or is not installed."""
-
-POSTGRES_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "connect_timeout", "application_name")
-"""Fields of a PostgreSQL connection's extra that belong into the URL."""
 
 
 def get_backend(sync_conn_id: str, *, folder: Path, tables: Sequence[SyncTable] = ()) -> SyncBackend:
@@ -135,20 +129,22 @@ class DltHook(BaseHook):
         destination = _defined(
             settings.destination_conn_id, f"destination_conn_id={settings.destination_conn_id!r} {of}"
         )
-        kind, where = _destination(destination)
+        target = destination_of(destination)
         fields = _source_fields(source, tables)
         return DltPair(
             **fields,
             source_id=settings.source_conn_id,
             parallel=settings.parallel,
             lock_seconds=settings.lock_seconds,
-            destination=kind,
-            destination_url=where,
+            destination=target.kind,
+            destination_url=target.url,
+            destination_options=target.options,
             dataset=settings.dataset,
             reader=settings.backend,
             chunk_rows=settings.chunk_rows,
             secrets=(
-                *(str(c.password) for c in (source, destination) if c.password),
+                *([str(source.password)] if source.password else []),
+                *target.secrets,
                 *secret_options(source),
                 *secrets_of(fields.get("filesystems", {})),
             ),
@@ -175,10 +171,12 @@ class DltHook(BaseHook):
             step = "destination"
             if pair.destination == "duckdb":
                 _open_duckdb(Path(pair.destination_url))
-            elif pair.destination == "files":
+            elif pair.destination == "postgres":
+                _select_one(pair.destination_url)
+            elif pair.destination == "filesystem" and "://" not in pair.destination_url:
                 Path(pair.destination_url).mkdir(parents=True, exist_ok=True)
             else:
-                _select_one(pair.destination_url)
+                return True, f"The source answers; dlt opens {pair.destination!r} when rows are loaded"
         except (InvalidError, OSError, sa.exc.SQLAlchemyError, ImportError) as error:
             reason = str(getattr(error, "orig", None) or error).strip()
             return False, scrub(f"{step}: {reason}", secrets)
@@ -212,7 +210,7 @@ def _source_fields(source: Connection, tables: Sequence[SyncTable]) -> dict[str,
         return {"source_url": "", "base": base, "filesystems": filesystems}
     if kinds == {SyncApi}:
         return {"source_url": "", "api": api_source(source)}
-    return {"source_url": _sqlalchemy_url(source).render_as_string(hide_password=False)}
+    return {"source_url": sqlalchemy_url(source).render_as_string(hide_password=False)}
 
 
 def _number(extra: Mapping[str, Any], name: str, default: int, where: str) -> int:
@@ -224,75 +222,6 @@ def _number(extra: Mapping[str, Any], name: str, default: int, where: str) -> in
     if number < 1:
         raise InvalidError(f"{name}={value!r} in the {where}: give a number above 0, such as {default}")
     return number
-
-
-def _sqlalchemy_url(connection: Connection) -> sa.URL:
-    """Return a connection's SQLAlchemy URL: its provider's own where there is one."""
-    import sqlalchemy as sa
-    from airflow.sdk.exceptions import AirflowException
-
-    conn_type = str(connection.conn_type)
-    url: sa.URL | None = None
-    # No provider for the type, or one without SQLAlchemy.
-    with suppress(AirflowException, ImportError, NotImplementedError, AttributeError):
-        url = cast("sa.URL", connection.get_hook().sqlalchemy_url)
-    if url is None:
-        url = _url_from_fields(connection, DIALECTS.get(conn_type, conn_type))
-    try:
-        backend = url.get_backend_name()
-        url.get_dialect()
-    except sa.exc.ArgumentError:
-        raise InvalidError(
-            f"connection {connection.conn_id!r} has the type {conn_type!r}, which SQLAlchemy has no dialect "
-            "for; a sync's source is a SQL database"
-        ) from None
-    if backend == "postgresql":
-        extra = connection.extra_dejson
-        options = {name: str(extra[name]) for name in POSTGRES_OPTIONS if extra.get(name)}
-        url = url.update_query_dict({k: v for k, v in options.items() if k not in url.query})
-    return url
-
-
-def _url_from_fields(connection: Connection, dialect: str) -> sa.URL:
-    import sqlalchemy as sa
-
-    if dialect == "sqlite":
-        return sa.URL.create(
-            "sqlite", database=str(Path(connection.host or connection.schema or "").resolve())
-        )
-    return sa.URL.create(
-        dialect,
-        username=connection.login or None,
-        password=connection.password or None,
-        host=connection.host or None,
-        port=connection.port,
-        database=connection.schema or None,
-    )
-
-
-def _destination(connection: Connection) -> tuple[str, str]:
-    """Return the kind of a destination and where it is."""
-    if connection.conn_type == "duckdb":
-        if connection.password or not connection.host or connection.host == ":memory:":
-            raise InvalidError(
-                f"connection {connection.conn_id!r}: a sync writes into a DuckDB file; put its path into the "
-                "host field and leave the password empty (MotherDuck and memory are no destinations)"
-            )
-        return "duckdb", str(Path(connection.host).resolve())
-    if connection.conn_type == "postgres":
-        url = _sqlalchemy_url(connection).set(drivername="postgresql")
-        return "postgres", url.render_as_string(hide_password=False)
-    if connection.conn_type in ("fs", "file"):
-        path = connection.extra_dejson.get("path")
-        if not path:
-            raise InvalidError(
-                f"connection {connection.conn_id!r}: give the folder for files as path in its extra"
-            )
-        return "files", str(Path(str(path)).resolve())
-    raise InvalidError(
-        f"connection {connection.conn_id!r} has the type {connection.conn_type!r}; a sync writes into "
-        "'duckdb', 'postgres' or files ('fs')"
-    )
 
 
 def _select_one(url: str) -> None:

@@ -6,22 +6,21 @@ reads the environment, and because a process that ends has surely closed its Duc
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from airflow_ext.exceptions import InvalidError, SyncFailedError
+from airflow_ext.exceptions import SyncFailedError
 from airflow_ext.sync.api import SyncApi
 from airflow_ext.sync.api_answers import refused
 from airflow_ext.sync.api_source import api_resources
 from airflow_ext.sync.direct import readables
 from airflow_ext.sync.direct_load import Readable, column_changes, columns_now
 from airflow_ext.sync.dlt_appends import AppendLog
+from airflow_ext.sync.dlt_destination import DltTable, file_format, make
 from airflow_ext.sync.dlt_job import DltJob
 from airflow_ext.sync.locks import Tell, only_one
 from airflow_ext.sync.model import SchemaChange, SyncResult, TableResult
@@ -30,9 +29,6 @@ from airflow_ext.sync.tables import SyncTable
 
 if TYPE_CHECKING:
     import dlt
-
-FILE_MODES = ("append", "replace")
-"""Files are written once; nothing in them is replaced row by row."""
 
 MAX_PENDING_ROUNDS = 5
 """A package that is still pending after so many loads will not get better by another one."""
@@ -66,7 +62,7 @@ class DltEngine:
             pipeline = dlt.pipeline(
                 pipeline_name=job.name,
                 pipelines_dir=str(job.folder),
-                destination=_destination(job),
+                destination=make(job),
                 dataset_name=job.pair.dataset,
             )
             self.tell({"event": "phase", "phase": "state"})
@@ -121,20 +117,20 @@ class DltEngine:
         }
 
     @contextmanager
-    def _resources(self, tables: list[SyncTable]) -> Iterator[list[Any]]:
+    def _resources(self, pipeline: dlt.Pipeline, tables: list[SyncTable]) -> Iterator[list[Any]]:
         if all(isinstance(table, SyncApi) for table in tables):
             yield api_resources(replace(self.job, tables=tuple(tables)))
             return
         with readables(self.job, tell=self.tell) as readable:
-            yield [self._resource(readable(table), table) for table in tables]
+            yield [self._resource(pipeline, readable(table), table) for table in tables]
 
     def _extract(self, pipeline: dlt.Pipeline, tables: list[SyncTable]) -> None:
         from dlt.common.exceptions import DltException
 
-        with self._resources(tables) as resources:
+        with self._resources(pipeline, tables) as resources:
             self.tell({"event": "phase", "phase": "extract"})
             try:
-                pipeline.extract(resources, loader_file_format=_file_format(self.job))
+                pipeline.extract(resources, loader_file_format=file_format(self.job))
             except DltException as error:
                 if isinstance(tables[0], SyncApi) and (told := refused(causes(error), tables)):
                     raise told from None
@@ -202,13 +198,10 @@ class DltEngine:
                 rows[names[table]] = None if count is None or before is None else before + count
         return rows
 
-    def _resource(self, source: Readable, table: SyncTable) -> Any:
+    def _resource(self, pipeline: dlt.Pipeline, source: Readable, table: SyncTable) -> Any:
         import dlt
 
-        if table.mode not in FILE_MODES:
-            raise InvalidError(
-                f"mode={table.mode!r} of table {table.name!r}: into files go {' and '.join(FILE_MODES)}"
-            )
+        there = DltTable(self.job, pipeline, source)
         total = 0
 
         def count(rows: int) -> None:
@@ -218,8 +211,10 @@ class DltEngine:
 
         since_last: Any = None
         if table.cursor and not self.job.window:
-            # Rows at the last cursor value are read again, known ones dropped by key, or else by content.
-            since_last = dlt.sources.incremental(table.cursor, primary_key=table.primary_key or None)
+            # Rows at the last cursor value are read again. Appended ones that are known are dropped, by key or else by
+            # content; a merge replaces them, since they may have changed.
+            known_by = (table.primary_key or None) if table.mode == "append" else ()
+            since_last = dlt.sources.incremental(table.cursor, primary_key=known_by)
 
         def rows(cursor: Any = since_last) -> Iterator[Any]:
             # Not the resource's own state: dlt resets that of every table it replaces.
@@ -233,16 +228,17 @@ class DltEngine:
                 return
             now = columns_now(source, before)
             self._columns[table.name] = {"before": before, "now": now}
-            start, end = (None, None)
-            if table.cursor and self.job.window:
-                start, end = source.bounds(self.job.window)
-            first = cursor.last_value if cursor else start
-            yield from source.batches(start=first, end=end, on_rows=count)
+            hints: Any = {"write_disposition": there.disposition(), **there.hints()}
+            for batch in there.batches(start=cursor.last_value if cursor else None, on_rows=count):
+                yield dlt.mark.with_hints(batch, dlt.mark.make_hints(**hints)) if hints else batch
+                hints = None
             known[table.name] = now
             if (remembered := source.remember()) is not None:
                 files[table.name] = remembered
 
-        return dlt.resource(rows, name=table.name, write_disposition=cast("Any", table.mode))
+        return dlt.resource(
+            rows, name=table.name, write_disposition="replace" if table.mode == "replace" else "append"
+        )
 
 
 def causes(error: BaseException) -> list[BaseException]:
@@ -261,35 +257,3 @@ def root_cause(error: BaseException) -> str:
     if trace := getattr(root, "failed_message", None):
         return re.sub(r"^[\w.]+(Exception|Error): ", "", str(trace).strip().splitlines()[-1])
     return next(iter(str(root).strip().splitlines()), "") or type(root).__name__
-
-
-def staging_dataset(dataset: str, *, pipeline: str) -> str:
-    """Return the schema in which one pipeline keeps the rows it is about to insert.
-
-    Each has its own: pipelines that load the same table would otherwise empty each other's rows.
-    59 characters at most, since PostgreSQL cuts names at 63.
-    """
-    own = hashlib.sha256(f"{dataset}\0{pipeline}".encode()).hexdigest()[:10]
-    return f"{dataset[:40]}_staging_{own}"
-
-
-def _destination(job: DltJob) -> Any:
-    import dlt
-
-    pair = job.pair
-    # Staging first, then one transaction: a reader never sees a table half replaced.
-    strategy: dict[str, Any] = {
-        "replace_strategy": "insert-from-staging",
-        "staging_dataset_name_layout": staging_dataset(pair.dataset, pipeline=job.name),
-    }
-    if pair.destination == "duckdb":
-        Path(pair.destination_url).parent.mkdir(parents=True, exist_ok=True)
-        return dlt.destinations.duckdb(credentials=pair.destination_url, **strategy)
-    if pair.destination == "files":
-        return dlt.destinations.filesystem(bucket_url=pair.destination_url)
-    return dlt.destinations.postgres(credentials=pair.destination_url, **strategy)
-
-
-def _file_format(job: DltJob) -> Any:
-    """Return Parquet wherever it is taken; PostgreSQL takes what an API answers as statements."""
-    return None if job.pair.destination == "postgres" else "parquet"

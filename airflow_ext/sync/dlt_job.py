@@ -13,8 +13,6 @@ from airflow_ext.sync.api import SyncApi
 from airflow_ext.sync.files import SyncFiles
 from airflow_ext.sync.tables import SyncTable, Window
 
-DESTINATIONS = ("duckdb", "postgres", "files")
-
 
 @dataclass(frozen=True, kw_only=True)
 class DltPair:
@@ -22,8 +20,10 @@ class DltPair:
 
     :param source_id: Id of the source connection, for messages.
     :param source_url: SQLAlchemy URL of the source, password included.
-    :param destination: ``duckdb``, ``postgres`` or ``files`` (Parquet).
-    :param destination_url: Path of the DuckDB file, URL of the PostgreSQL database, or the folder of the files.
+    :param destination: ``duckdb`` or ``postgres``, which the engine writes itself, or another one by dlt's name:
+        ``filesystem`` (Parquet), ``snowflake``, ...
+    :param destination_url: Path of the DuckDB file, URL of the PostgreSQL database, or folder or URL of the files.
+    :param destination_options: For those that dlt writes, what dlt takes beside it, credentials included.
     :param dataset: Schema in the destination.
     :param reader: ``connectorx``, ``pyarrow`` or ``auto`` for the faster one that reads all of this source.
     :param chunk_rows: Rows per Arrow batch; memory grows with it.
@@ -37,7 +37,8 @@ class DltPair:
 
     source_url: str = field(repr=False)
     destination: str
-    destination_url: str = field(repr=False)
+    destination_url: str = field(default="", repr=False)
+    destination_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     dataset: str = "raw"
     reader: str = "auto"
     chunk_rows: int = 100_000
@@ -74,7 +75,8 @@ class DltJob:
     @property
     def direct(self) -> bool:
         """Whether dlt is not needed for it."""
-        return self.pair.destination != "files" and not any(isinstance(t, SyncApi) for t in self.tables)
+        direct = self.pair.destination in ("duckdb", "postgres")
+        return direct and not any(isinstance(table, SyncApi) for table in self.tables)
 
     def dump(self) -> bytes:
         """Return one line of JSON; it holds the credentials and belongs into a pipe only."""

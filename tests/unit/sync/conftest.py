@@ -65,7 +65,8 @@ class Syncs:
 
     def backend(self, *, to_postgres: bool = False, files: Path | None = None, **pair: Any) -> DltBackend:
         where = ("postgres", self.source.url) if to_postgres else ("duckdb", str(self.file))
-        destination, url = where if files is None else ("files", str(files))
+        destination, url = where if files is None else ("filesystem", str(files))
+        destination = pair.pop("destination", destination)
         return DltBackend(
             DltPair(
                 source_url=pair.pop("source_url", self.source.url),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,20 @@ def test_a_postgres_connection_becomes_a_url_with_its_password_and_options(
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        pytest.param({"conn_type": "duckdb"}, "put its path into the host field", id="DuckDB without file"),
+        pytest.param(
+            {"conn_type": "duckdb"}, "whose path stands in the host field", id="DuckDB without file"
+        ),
         pytest.param({"conn_type": "duckdb", "host": "x", "password": "t"}, "MotherDuck", id="MotherDuck"),
-        pytest.param({"conn_type": "http", "host": "x"}, "'http'; a sync writes into", id="no database"),
+        pytest.param(
+            {"conn_type": "http", "host": "x"}, "'http' is no destination: .*snowflake", id="no database"
+        ),
+        pytest.param({"conn_type": "redshift", "host": "x"}, "does not give database, username", id="gaps"),
+        pytest.param({"conn_type": "aws"}, "such as s3://bucket", id="S3 without a URL"),
+        pytest.param(
+            {"conn_type": "sqlite", "host": "x", "extra": {"dlt_options": 1}},
+            "must be an object",
+            id="options",
+        ),
     ],
 )
 def test_a_destination_that_cannot_be_written_is_refused(
@@ -58,6 +71,105 @@ def test_a_destination_that_cannot_be_written_is_refused(
     connect(monkeypatch, "duck", **fields)
     with pytest.raises(InvalidError, match=told):
         pair(monkeypatch).get_conn()
+
+
+SECRET = secrets.token_hex()
+ADDRESS = {"host": "h", "port": 1, "login": "me", "password": SECRET, "schema": "db"}
+KEY = {"project_id": "p", "client_email": "a@b", "private_key": SECRET, "token_uri": "https://example.com"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "credentials"),
+    [
+        ({"conn_type": "duckdb", "password": SECRET, "schema": "db"}, "motherduck", "MotherDuckCredentials"),
+        ({"conn_type": "redshift", **ADDRESS}, "redshift", "RedshiftCredentials"),
+        ({"conn_type": "mssql", **ADDRESS, "extra": {"driver": "d"}}, "mssql", "MsSqlCredentials"),
+        (
+            {"conn_type": "clickhouse", **ADDRESS, "extra": {"secure": "true", "http_port": 2}},
+            "clickhouse",
+            "ClickHouseCredentials",
+        ),
+        (
+            {
+                "conn_type": "snowflake",
+                "login": "me",
+                "password": "p",
+                "extra": {"account": "a", "region": "eu", "database": "db", "warehouse": "w", "role": "r"}
+                | {"private_key_content": f"-----BEGIN {SECRET}"},
+            },
+            "snowflake",
+            "SnowflakeCredentials",
+        ),
+        (
+            {"conn_type": "databricks", "host": "https://h/", "password": SECRET}
+            | {"extra": {"http_path": "/sql", "catalog": "c"}},
+            "databricks",
+            "DatabricksCredentials",
+        ),
+        (
+            {"conn_type": "gcpbigquery", "extra": {"keyfile_dict": json.dumps(KEY), "location": "EU"}},
+            "bigquery",
+            "GcpServiceAccountCredentials",
+        ),
+        (
+            {"conn_type": "google_cloud_platform", "extra": {"keyfile_dict": KEY, "path": "gs://bucket"}},
+            "filesystem",
+            "GcpServiceAccountCredentials",
+        ),
+        (
+            {"conn_type": "wasb", "login": "account", "password": SECRET, "extra": {"path": "az://box"}},
+            "filesystem",
+            "AzureCredentialsWithoutDefaults",
+        ),
+        (
+            {
+                "conn_type": "generic",
+                "extra": {"dlt_destination": "synapse"}
+                | {"dlt_options": {"credentials": {"host": "h", "password": SECRET}}},
+            },
+            "synapse",
+            "SynapseCredentials",
+        ),
+    ],
+)
+def test_a_warehouse_is_said_in_the_fields_dlt_publishes(
+    postgres: Any, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], kind: str, credentials: str
+) -> None:
+    connect(monkeypatch, "duck", **fields)
+    found = pair(monkeypatch).get_conn()
+    assert found.destination == kind
+    assert SECRET in str(found.destination_options)
+    assert any(SECRET in secret for secret in found.secrets)
+    assert SECRET not in repr(found)
+    module = importlib.import_module(f"dlt.destinations.impl.{kind}.configuration")
+    places = [
+        module,
+        *(
+            importlib.import_module(f"dlt.common.{name}")
+            for name in ("configuration.specs", "storages.configuration")
+        ),
+    ]
+    published = next(getattr(place, credentials) for place in places if hasattr(place, credentials))
+    assert set(found.destination_options["credentials"]) <= set(published.get_resolvable_fields())
+    spec = importlib.import_module("dlt.common.destination.reference").Destination.from_reference(kind).spec
+    assert set(found.destination_options) <= set(spec.get_resolvable_fields())
+
+
+def test_the_extra_of_a_destination_goes_over_what_its_fields_say(
+    postgres: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = {"dlt_options": {"credentials": {"port": 7, "connect_timeout": 3}, "staging_iam_role": "arn"}}
+    connect(monkeypatch, "duck", conn_type="redshift", **ADDRESS, extra=over)
+    options = pair(monkeypatch).get_conn().destination_options
+    assert options["staging_iam_role"] == "arn"
+    assert options["credentials"] == {
+        "host": "h",
+        "database": "db",
+        "username": "me",
+        "password": SECRET,
+        "port": 7,
+        "connect_timeout": 3,
+    }
 
 
 def test_a_source_that_is_no_sql_database_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
