@@ -34,8 +34,8 @@ DAGS = Path(__file__).with_name("contracts_dags") / "waiting"
 DATABASE = "airflow_waiting"
 WAITERS, CONTRACTS, POLL = 10_000, 200, 30.0
 EACH = WAITERS // CONTRACTS
-EARLIER, DAY = "2013-01-04", "2013-01-05"
-"""Each contract has published a partition before the one that is waited for."""
+EARLIER, DAY, LATER = "2013-01-04", "2013-01-05", "2013-01-06"
+"""Each contract has published a partition before the one that is waited for; the last is waited for in a second round."""
 RULE = PartitionRule()
 PATIENCE = 240.0
 SETTLE_SECONDS = 4.0
