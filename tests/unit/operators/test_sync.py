@@ -264,8 +264,8 @@ def test_a_window_that_rendered_to_nothing_fails_before_anything_starts(pair: Pa
             id="unknown field",
         ),
         pytest.param(
-            {"conn_type": "ext-dlt", "extra": {"source_conn_id": "shop", "destination_conn_id": "shop"}},
-            "'sqlite'; a sync writes into 'duckdb', 'postgres' or files",
+            {"conn_type": "ext-dlt", "extra": {"source_conn_id": "shop", "destination_conn_id": "api"}},
+            "connection 'api' of type 'http' is no destination: a sync writes into aws,",
             id="destination",
         ),
         pytest.param(
@@ -278,6 +278,7 @@ def test_a_window_that_rendered_to_nothing_fails_before_anything_starts(pair: Pa
 def test_a_wrong_connection_is_told_and_not_retried(
     pair: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], told: str
 ) -> None:
+    connect(monkeypatch, "api", conn_type="http", host="127.0.0.1")
     connect(monkeypatch, "ext_dlt_default", **fields)
     with pytest.raises(AirflowFailException, match=told) as raised:
         make([SHOPS]).execute(context())
