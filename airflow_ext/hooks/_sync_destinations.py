@@ -196,31 +196,24 @@ def _google_key(connection: Connection) -> dict[str, Any]:
         ) from None
 
 
-def _redshift(connection: Connection) -> Destination:
-    credentials = _need(
+def _address(connection: Connection, port: int) -> dict[str, Any]:
+    found = _need(
         connection,
         host=connection.host,
         database=connection.schema,
         username=connection.login,
         password=connection.password,
     )
-    return Destination(
-        kind="redshift", options={"credentials": {**credentials, "port": connection.port or 5439}}
-    )
+    return {**found, "port": connection.port or port}
+
+
+def _redshift(connection: Connection) -> Destination:
+    return Destination(kind="redshift", options={"credentials": _address(connection, 5439)})
 
 
 def _mssql(connection: Connection) -> Destination:
-    credentials = _need(
-        connection,
-        host=connection.host,
-        database=connection.schema,
-        username=connection.login,
-        password=connection.password,
-    )
-    driver = _extra(connection, "driver")
-    return Destination(
-        kind="mssql", options={"credentials": {**credentials, "port": connection.port or 1433, **driver}}
-    )
+    credentials = _address(connection, 1433) | _extra(connection, "driver")
+    return Destination(kind="mssql", options={"credentials": credentials})
 
 
 def _clickhouse(connection: Connection) -> Destination:
