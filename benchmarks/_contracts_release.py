@@ -24,11 +24,11 @@ def release_part(report: Report, *, quick: bool) -> None:
         return
     with stage(report) as made:
         made.idle()
-        floor = _floor(made)
-        _release(made, floor)
-        _clear(made)
         made.sql("CREATE INDEX bench_callback ON callback (trigger_id)")
         _release_indexed(made, _floor(made))
+        _clear(made)
+        made.sql("DROP INDEX bench_callback")
+        _release(made, _floor(made))
 
 
 def _floor(made: Stage) -> float:
