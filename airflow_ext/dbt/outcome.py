@@ -28,6 +28,8 @@ WARNING_LIMIT = 1_000
 
 _NO_ADAPTER = re.compile(r"Could not find adapter type (?P<type>[\w-]+)")
 _TESTS = ("test.", "unit_test.")
+_TEXTS = frozenset({"message", "error", "compiled_code"})
+"""Fields of a result that people read."""
 
 
 class _Node(msgspec.Struct):
@@ -48,12 +50,21 @@ class RunReader:
     :param target: The run's target folder.
     :param command: The command.
     :param on_node: Gets each node once it is known, and again if the results have more of it.
+    :param scrub: Takes secrets out of a text; messages are given without, files are not.
     """
 
-    def __init__(self, target: Path, *, command: str, on_node: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        target: Path,
+        *,
+        command: str,
+        on_node: Callable[[Mapping[str, Any]], None],
+        scrub: Callable[[str], str] = str,
+    ) -> None:
         self.target = target
         self.command = command
         self._on_node = on_node
+        self._scrub = scrub
         self._told: dict[str, dict[str, Any]] = {}
         self._output: list[str] = []
         self._warnings: dict[str, None] = {}
@@ -85,6 +96,21 @@ class RunReader:
             self._errors = [message["problem"]]
         elif "end" in message:
             self._end = message["end"]
+
+    def clean(self) -> None:
+        """Take secrets out of what people read of dbt's results, which are kept; call it when dbt has ended."""
+        for path in (self.target / RUN_RESULTS, self.target / SOURCES):
+            try:
+                content = path.read_text(encoding="utf-8", errors="replace")
+                if self._scrub(content) == content:
+                    continue
+                results = msgspec.json.decode(content)
+                for result in results["results"]:
+                    texts = {name: told for name in _TEXTS if isinstance(told := result.get(name), str)}
+                    result.update((name, self._scrub(text)) for name, text in texts.items())
+            except (FileNotFoundError, msgspec.DecodeError, KeyError, TypeError, AttributeError):
+                continue
+            path.write_bytes(msgspec.json.encode(results))
 
     def end(self, status: int | None) -> tuple[bool | None, str]:
         """Return whether all went well, and what kept dbt from coming to an end.
@@ -189,7 +215,7 @@ class RunReader:
         candidates += [path for path in batches if start is None or start.startswith(_batch(path, place))][:1]
         for candidate in candidates:
             if candidate.is_file():
-                return _cut(candidate.read_text(encoding="utf-8", errors="replace").strip())
+                return _cut(self._scrub(candidate.read_text(encoding="utf-8", errors="replace").strip()))
         return ""
 
 

@@ -40,6 +40,12 @@ _OURS = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
 _TIME = re.compile(r"^\d\d:\d\d:\d\d {0,2}")
 """Time of day before dbt's log lines; a task log has its own."""
 
+_TEXTS = frozenset({"message", "problem"})
+"""Fields of messages that people read."""
+
+_PART = 8
+"""Characters from which on a line of a secret is a secret of its own."""
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 _ERROR = re.compile(
@@ -61,15 +67,22 @@ def level_of(line: str) -> int:
 
 
 class Scrubber:
-    """Take dbt's secrets out of texts: dbt does so in its log, but not in the error that ends it.
+    """Take dbt's secrets out of texts: dbt does so in its log, but neither in errors nor in its results.
+
+    Only what people read is to be given: a secret may look like any word, such as the name of the project.
 
     :param env: The environment of dbt; its secrets are the variables that begin with ``DBT_ENV_SECRET``.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
         secrets = {value for name, value in env.items() if name.startswith(SECRETS) and value.strip()}
-        # In a line of JSON quotes and the like are escaped.
-        secrets |= {json.dumps(value)[1:-1] for value in secrets}
+        # A log has the lines of a key one by one; short ones, such as a bracket of JSON, say nothing.
+        secrets |= {
+            line.strip() for value in secrets for line in value.splitlines() if len(line.strip()) >= _PART
+        }
+        # In a line of JSON quotes and the like are escaped, and some programs escape letters too.
+        for ascii_only in (True, False):
+            secrets |= {json.dumps(value, ensure_ascii=ascii_only)[1:-1] for value in secrets}
         self._secrets = sorted(secrets, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
@@ -102,10 +115,10 @@ class DbtProcess:
         debug: bool = False,
     ) -> None:
         self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self._events = EventReader(self._messages.put)
+        self._events = EventReader(self._put)
         self._levels = {"info", "warn", "error", *(["debug"] if debug else [])}
         environment = {**os.environ, **QUIET, **env}
-        self._scrub = Scrubber(environment)
+        self.scrub = Scrubber(environment)
         if executable is not None:
             for name in _OURS:
                 environment.pop(name, None)
@@ -222,15 +235,15 @@ class DbtProcess:
         for line in stream:
             # Only a killed child leaves a broken last line.
             with contextlib.suppress(ValueError):
-                self._messages.put(json.loads(self._scrub(line.decode(errors="replace"))))
+                self._put(json.loads(line.decode(errors="replace")))
 
     def _read_log(self, stream: IO[bytes]) -> None:
         for line in stream:
-            self._log(_TIME.sub("", self._scrub(line.decode(errors="replace"))))
+            self._log(_TIME.sub("", line.decode(errors="replace")))
 
     def _read_json(self, stream: IO[bytes]) -> None:
         for line in stream:
-            text = self._scrub(line.decode(errors="replace"))
+            text = line.decode(errors="replace")
             try:
                 event = json.loads(text)
                 info, data = event["info"], event.get("data") or {}
@@ -239,7 +252,8 @@ class DbtProcess:
                 # Not an event: what a library or the shell of a wrapper script prints.
                 self._log(text)
                 continue
-            said = _COLOURS.sub("", said)
+            # A secret may have several lines.
+            said = self.scrub(_COLOURS.sub("", said))
             if level in self._levels:
                 for part in said.splitlines():
                     self._log(part)
@@ -261,10 +275,19 @@ class DbtProcess:
         if level == "warn":
             self._events.warned(name, said)
         elif name == "MainEncounteredError":
-            self._messages.put({"problem": str(data.get("exc") or said)})
+            self._put({"problem": str(data.get("exc") or said)})
         elif level == "error":
-            self._messages.put({"error": said})
+            self._put({"error": said})
 
     def _log(self, line: str) -> None:
         if text := line.rstrip():
-            self._messages.put({"log": text})
+            self._put({"log": text})
+
+    def _put(self, message: dict[str, Any]) -> None:
+        """Hand on a message without secrets in what people read of it; ids and the like stay as they are."""
+        for key, told in message.items():
+            if isinstance(told, str):
+                message[key] = self.scrub(told)
+            else:
+                told.update((name, self.scrub(told[name])) for name in _TEXTS & told.keys())
+        self._messages.put(message)

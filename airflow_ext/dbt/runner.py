@@ -183,7 +183,6 @@ class DbtRun:
         """
         target = self.target
         partial_parse = PartialParse(self.settings, self.flags)
-        reader = RunReader(target, command=self.command, on_node=on_node)
         arguments = self._arguments(target.parent)
         partial_parse.lend(target)
         self._process = DbtProcess(
@@ -199,6 +198,7 @@ class DbtRun:
         )
         if self.stopped:
             self._process.stop()
+        reader = RunReader(target, command=self.command, on_node=on_node, scrub=self._process.scrub)
         tail: list[str] = []
         for message in self._process.messages(tick=tick):
             if "log" in message:
@@ -210,6 +210,7 @@ class DbtRun:
         if self.stopped:
             raise DbtFailedError("dbt was stopped: its task was killed")
         status = self._process.returncode
+        reader.clean()
         success, problem = reader.end(status if self._executable is not None else None)
         if success is None:
             last = "\n".join(tail)

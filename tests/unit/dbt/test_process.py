@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from airflow.sdk import Connection
 
-from airflow_ext.dbt.process import DbtProcess, level_of
+from airflow_ext.dbt.process import DbtProcess, Scrubber, level_of
 from airflow_ext.dbt.profiles import Profile, profile_from_connection
 from airflow_ext.dbt.runner import DbtRun, RunSettings
 from airflow_ext.exceptions import DbtFailedError
@@ -42,6 +43,17 @@ LEVELS = {
 
 def test_lines_of_dbts_log_have_the_level_that_their_words_tell() -> None:
     assert {line: level_of(line) for line in LEVELS} == LEVELS
+
+
+def test_a_secret_is_struck_out_in_each_form_that_a_log_has_it_in() -> None:
+    key = f"--BEGIN--\n{secrets.token_hex(16)}\n{{\n{secrets.token_hex(16)}\n"
+    word = f'\u00e4"{secrets.token_hex(4)}\\'
+    scrub = Scrubber({"DBT_ENV_SECRET_KEY": key, "DBT_ENV_SECRET_WORD": word, "DBT_ENV_OPEN": "seen"})
+    assert scrub(f"{key} and {key!r} and {word}") == "***** and '*****' and *****"
+    assert scrub(json.dumps([word])) == scrub(json.dumps([word], ensure_ascii=False)) == '["*****"]'
+    lines = [scrub(line) for line in key.splitlines()]
+    assert lines == ["*****", "*****", "{", "*****"]
+    assert scrub("seen { by all") == "seen { by all"
 
 
 @pytest.fixture(scope="module")
