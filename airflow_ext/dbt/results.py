@@ -126,10 +126,12 @@ class NodeBoard:
         """Take in a ``node`` message of the dbt process."""
         record = NodeRecord(status=str(message["status"]).lower())
         if text := str(message.get("message") or ""):
-            record["message"] = text[:MESSAGE_LIMIT]
+            record["message"] = _storable(text[:MESSAGE_LIMIT])
         for field in _RECORD_FIELDS:
             if message.get(field) is not None:
                 record[field] = message[field]  # type: ignore[literal-required]  # the names are the record's own
+        if "compiled" in record:
+            record["compiled"] = _storable(record["compiled"])
         self.records[message["id"]] = record
         if "batches" in record:
             self.batches[message["id"]] = record["batches"]
@@ -390,6 +392,11 @@ def describe(label: str, outcome: Outcome) -> str:
         if failure.get("compiled"):
             text.append(f"Compiled SQL of {failure['id']}:\n{failure['compiled'].strip()}")
     return "\n".join(text)
+
+
+def _storable(text: str) -> str:
+    """Return a text without what a JSON of PostgreSQL refuses, and a build shall not fail for: NUL, half characters."""
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def _is_failed_test(unique_id: str, record: NodeRecord) -> bool:

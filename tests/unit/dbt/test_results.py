@@ -135,6 +135,16 @@ def test_failures_have_dbts_messages_rows_and_sql() -> None:
     ]
 
 
+def test_what_no_database_takes_is_not_told_on() -> None:
+    made = board()
+    made.add(
+        {"id": "model.p.m", "status": "error", "message": "a\0b \ud83d \U0001f511", "compiled": "select '\0'"}
+    )
+    [failure] = made.outcomes([M], over=True)["m"]["failures"]
+    assert failure["message"] == "a\ufffdb ? \U0001f511"
+    assert failure["compiled"] == "select '\ufffd'"
+
+
 def test_a_node_with_hundreds_of_failed_tests_tells_some() -> None:
     names = [f"test.p.t{number}" for number in range(300)]
     node = DbtNode("model.p.w", "w", "model", True, "w", (), tuple(names), "")
