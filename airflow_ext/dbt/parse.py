@@ -170,9 +170,7 @@ class _Dbt:
     def __init__(self, project: DbtProject, settings: ParseSettings, folder: Path) -> None:
         self.project, self.folder = project, folder
         name = profile_name(project.project_dir)
-        self._env = {**os.environ, **QUIET, "NO_COLOR": "1", "DBT_WRITE_JSON": "true"}
-        # Lists are read from what dbt prints; a shell that asks for JSON logs means the runs.
-        self._env.pop("DBT_LOG_FORMAT", None)
+        self._env = {**os.environ, **QUIET, "NO_COLOR": "1"}
         profiles = project.profiles_dir
         if settings.adapter is not None:
             profile = placeholder_profile(settings.adapter, name=name, target=project.target)

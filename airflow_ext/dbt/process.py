@@ -24,9 +24,13 @@ QUIET = {
     "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     "DBT_USE_COLORS": "false",
     "DBT_LOG_LEVEL_FILE": "none",
+    "DBT_LOG_FORMAT": "text",
+    "DBT_QUIET": "false",
+    "DBT_WRITE_JSON": "true",
+    "PYTHONIOENCODING": "utf-8",
     "PYTHONUNBUFFERED": "1",
 }
-"""No telemetry, log lines fit for a task log."""
+"""No telemetry, log lines fit for a task log, and results, whatever the project's flags and the worker's settings say."""
 
 JSON_LOG = ("--log-format", "json", "--log-level", "debug")
 """What makes a dbt of another environment tell of its nodes; they are events of level debug."""

@@ -350,6 +350,22 @@ def test_no_result_shows_a_secret_and_one_that_is_a_name_spoils_no_id(
     assert secret not in kept + json.dumps(nodes)
 
 
+def test_flags_of_the_project_and_settings_of_the_worker_cost_no_results(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DBT_QUIET", "1")
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    with (shop / "dbt_project.yml").open("a") as file:
+        file.write("flags: {write_json: false, log_format: json}\n")
+    (shop / "macros").mkdir(exist_ok=True)
+    (shop / "macros" / "said.sql").write_text(
+        "{% macro said() %}{{ log('gr\u00fcn', info=True) }}{% endmacro %}"
+    )
+    done = run(shop, "run-operation", words=["said"])
+    assert {"manifest.json", "run_results.json"} <= done.files
+    assert "gr\u00fcn" in done.log.splitlines()
+
+
 def test_dbt_gets_the_projects_own_variables(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
