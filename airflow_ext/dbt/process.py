@@ -261,8 +261,13 @@ class DbtProcess:
             if level in self._levels:
                 for part in said.splitlines():
                     self._log(part)
-            if isinstance(data, dict):
+            if not isinstance(data, dict):
+                continue
+            try:
                 self._take(str(name), level, said, data)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                # It only looks like one; whatever a program prints, what it says after that counts.
+                self._log(text)
 
     def _take(self, name: str, level: str, said: str, data: Mapping[str, Any]) -> None:
         unique_id = (data.get("node_info") or {}).get("unique_id")

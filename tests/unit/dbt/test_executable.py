@@ -107,6 +107,24 @@ sys.exit(1)
     ]
 
 
+def test_what_only_looks_like_an_event_is_a_line_of_the_log(shop: Path, tmp_path: Path) -> None:
+    garbled = [
+        {"node_info": ["x"]},
+        {"node_info": {"unique_id": "model.shop.a"}, "run_result": {"num_failures": "many"}},
+        "text",
+    ]
+    text = """
+import json
+def event(data):
+    print(json.dumps({"info": {"name": "NodeFinished", "level": "debug", "msg": ""}, "data": data}), flush=True)
+"""
+    good = {"node_info": {"unique_id": "model.shop.b", "node_status": "success"}}
+    calls = "".join(f"event({data!r})\n" for data in [*garbled, good])
+    done = run(shop, executable=program(tmp_path, text + calls))
+    assert done.states() == {"b": "success"}
+    assert len(done.log.splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
