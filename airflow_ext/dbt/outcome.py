@@ -214,7 +214,8 @@ class RunReader:
         start = re.sub(r"\D", "", failed_batches[0]) if failed_batches else None
         candidates += [path for path in batches if start is None or start.startswith(_batch(path, place))][:1]
         for candidate in candidates:
-            if candidate.is_file():
+            # The manifest may be of packages that nobody has read: its paths lead nowhere else.
+            if candidate.is_file() and candidate.resolve().is_relative_to(self.target.resolve()):
                 return _cut(self._scrub(candidate.read_text(encoding="utf-8", errors="replace").strip()))
         return ""
 

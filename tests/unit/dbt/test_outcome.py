@@ -43,6 +43,19 @@ def test_long_sql_is_cut_with_a_note(tmp_path: Path) -> None:
     assert text.endswith(f"é\n-- cut here; {COMPILED_LIMIT + 12} characters in all")
 
 
+@pytest.mark.parametrize("place", ["{outside}", "../../../outside/key.sql"], ids=["absolute", "upwards"])
+def test_a_manifest_cannot_have_another_file_told_as_sql(tmp_path: Path, place: str) -> None:
+    outside, target = tmp_path / "outside" / "key.sql", tmp_path / "target"
+    outside.parent.mkdir()
+    outside.write_text("key")
+    (target / "compiled" / "p").mkdir(parents=True)
+    node = {"path": "key.sql", "original_file_path": place.format(outside=outside), "package_name": "p"}
+    (target / "manifest.json").write_text(json.dumps({"nodes": {"model.p.a": node}}))
+    one, nodes = reader(target)
+    one.take({"node": {"id": "model.p.a", "status": "error"}})
+    assert nodes == [{"id": "model.p.a", "status": "error"}]
+
+
 @pytest.mark.parametrize("content", [None, "{", '{"nodes": []}'], ids=["none", "torn", "odd"])
 def test_without_a_manifest_a_failure_has_no_sql(tmp_path: Path, content: str | None) -> None:
     if content is not None:
