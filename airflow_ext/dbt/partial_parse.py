@@ -42,7 +42,8 @@ class PartialParse:
             str(settings.project_dir.absolute()),
             profile,
             settings.target,
-            dict(flags.vars or {}),
+            # As dbt gets them: their names may be numbers here, which cannot be sorted among texts.
+            json.loads(json.dumps(dict(flags.vars or {}))),
             flags.store_failures,
             str(settings.executable) if settings.executable is not None else _version(),
         ]

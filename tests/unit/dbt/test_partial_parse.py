@@ -43,6 +43,7 @@ def test_a_second_run_goes_on_from_the_parse_of_the_first(shop: Path) -> None:
         pytest.param({"target": "prod"}, {}, id="target"),
         pytest.param({"executable": "/opt/dbt"}, {}, id="executable"),
         pytest.param({}, {"vars": {"a": 1}}, id="vars"),
+        pytest.param({}, {"vars": {"a": {1: "x", "b": 2}, 2: 3}}, id="vars named by numbers"),
         pytest.param({}, {"store_failures": True}, id="store failures"),
     ],
 )
