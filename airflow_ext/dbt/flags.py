@@ -90,6 +90,10 @@ _SHORT = frozenset({"-d", "-r"})
 _OPTION = re.compile(r"--(?P<no>no-)?(?P<name>[a-z][a-z0-9-]*)(?:=(?P<value>.*))?", re.DOTALL)
 
 
+LONGEST_WORD = 131_071
+"""Bytes of one word of a command line on Linux (``MAX_ARG_STRLEN`` of ``execve``, less the end mark)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DbtFlags:
     """What a command of dbt is told, in dbt's own words.
@@ -147,7 +151,7 @@ class DbtFlags:
 
         :param command: The command that they are for, such as ``build`` or ``source freshness``.
         :raises ValueError: If dbt does not know the command, or the command not a flag that is set, or flags
-            contradict each other.
+            contradict each other, or one is too long.
         """
         self._check(command)
         words: list[str] = []
@@ -167,7 +171,9 @@ class DbtFlags:
             words += ["--resource-type", kind]
         for kind in self.exclude_resource_types:
             words += ["--exclude-resource-type", kind]
-        return [*words, *self.args]
+        words += self.args
+        _check_lengths(words)
+        return words
 
     def overrides(self) -> list[str]:
         """Return the words that ``dbt retry`` takes from its own command line and not from the earlier run.
@@ -256,6 +262,16 @@ class DbtFlags:
         if command in ("clone", "retry") and self.state is None:
             holds = "manifest.json to clone from" if command == "clone" else "run_results.json to go on from"
             raise ValueError(f"dbt {command} needs state=: the place with the {holds}")
+
+
+def _check_lengths(words: Sequence[str]) -> None:
+    option = ""
+    for word in words:
+        option = word.partition("=")[0] if word.startswith("--") else option
+        if (size := len(word.encode(errors="replace"))) > LONGEST_WORD:
+            raise ValueError(
+                f"{option} takes {size} bytes, a command line only {LONGEST_WORD}: put large data into a seed or a table"
+            )
 
 
 def _check_selection(name: str, selection: str | Sequence[str] | None) -> None:

@@ -186,6 +186,14 @@ def test_no_value_of_vars_is_in_an_error() -> None:
     assert "t0p" not in str(refused.value)
 
 
+def test_what_no_command_line_takes_is_told_by_its_option_before_dbt_starts() -> None:
+    with pytest.raises(ValueError, match=r"^--vars takes 200011 bytes.*a seed or a table$"):
+        DbtFlags(vars={"key": "x" * 200_000}).argv("build")
+    with pytest.raises(ValueError, match=r"^--args takes 131072 bytes"):
+        DbtFlags(args=["--args", "x" * 131_072]).argv("run-operation")
+    assert DbtFlags(args=["--args", "x" * 131_071]).argv("run-operation")
+
+
 def test_a_retry_is_told_all_that_does_not_select() -> None:
     args = ["--no-populate-cache", "--printer-width", "120", "-d", "--log-cache-events", "--sqlparse={a: 1}"]
     values = {name: value for name, value in VALUES.items() if name != "selector"}
