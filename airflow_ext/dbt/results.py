@@ -17,6 +17,8 @@ from airflow_ext.dbt.index import DbtIndex, DbtNode
 from airflow_ext.dbt.units import DbtUnit
 
 GOOD = frozenset({"success", "pass", "warn", "reused", "no-op"})
+_NOT_BUILT = frozenset({"reused", "no-op"})
+"""Good statuses of what dbt 2 found unchanged, or had nothing to do for."""
 BAD = frozenset({"error", "fail", "runtime error", "partial success"})
 
 MESSAGE_LIMIT = 2_000
@@ -160,6 +162,8 @@ class NodeBoard:
             if any(self._is_unsaid(test) for test in node.tests):
                 continue
             own = self.records.get(node.unique_id, NodeRecord())
+            if own.get("status") in _NOT_BUILT:
+                continue
             facts: dict[str, Any] = {name: value for name, value in own.items() if name in _FACTS}
             if tests := self._test_counts(node.tests):
                 facts["tests"] = tests

@@ -235,6 +235,8 @@ def test_only_nodes_that_ran_and_whose_tests_are_good_are_good() -> None:
     assert board(m="success", a="pass", b="warn").good() == {"model.p.m": {"tests": {"pass": 1, "warn": 1}}}
     assert board(m="success", a="fail").good() == {}
     assert board(m="error", c="pass").good() == {}
+    reused = board(m="reused", a="pass", b="pass")
+    assert (reused.good(), state(reused, M)) == ({}, "success"), "dbt 2 has not built it"
 
 
 def test_packed_records_lose_only_what_people_read() -> None:
