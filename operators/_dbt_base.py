@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
@@ -28,6 +29,24 @@ _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 def no_node(_: Mapping[str, Any]) -> None:
     """Take in a node's message and do nothing with it."""
+
+
+@contextmanager
+def surviving_lost_artifacts(operator: BaseOperator, place: str) -> Iterator[None]:
+    """Keep artifacts; that it goes wrong is logged and counted.
+
+    What was done is done: a store in trouble must not have it done again by a retry, nor cost it its events.
+
+    :param operator: The task.
+    :param place: Where they are kept.
+    """
+    try:
+        yield
+    except Exception:
+        from airflow.sdk.observability import stats
+
+        stats.incr("airflow_ext.dbt.artifacts_lost")
+        operator.log.exception("What dbt left could not be kept in %s; going on", place)
 
 
 class DbtOperator(BaseOperator):

@@ -13,7 +13,7 @@ from airflow_ext.dbt.artifacts import MANIFEST, keep_run, latest_of, place_of
 from airflow_ext.dbt.results import NodeBoard, unpacked
 from airflow_ext.exceptions import DbtFailedError, InvalidProjectError
 from airflow_ext.hooks.dbt_lineage import emit_lineage
-from airflow_ext.operators._dbt_base import FLUSH_INTERVAL, DbtOperator
+from airflow_ext.operators._dbt_base import FLUSH_INTERVAL, DbtOperator, surviving_lost_artifacts
 from airflow_ext.operators._dbt_turns import refuse_second
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class DbtNodesOperator(DbtOperator):
             task_id=self.task_id,
             map_index=getattr(ti, "map_index", -1),
         )
-        try:
+        with surviving_lost_artifacts(self, place):
             keep_run(end.target, place, earlier=earlier)
             self.log.info("run_results.json and manifest.json are kept in %s", place)
             if end.success and whole and self._is_whole(board):
@@ -176,12 +176,6 @@ class DbtNodesOperator(DbtOperator):
                 name = board.index.project if board.index is not None else self.project.project_dir.name
                 latest = latest_of(root, project=name, target=self.project.target)
                 keep_run(end.target, latest, results=place)
-        except Exception:
-            from airflow.sdk.observability import stats
-
-            # What was built is built: a store in trouble must not cost it a retry, nor its events.
-            stats.incr("airflow_ext.dbt.artifacts_lost")
-            self.log.exception("What dbt left could not be kept in %s; going on", place)
 
     def _is_whole(self, board: NodeBoard) -> bool:
         """Tell whether all of the project was built with all of its rows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +14,7 @@ from airflow_ext.dbt.results import NodeBoard
 from airflow_ext.dbt.runner import DbtEnd, DbtRun
 from airflow_ext.exceptions import DbtFailedError
 from airflow_ext.hooks.dbt import settings_of
-from airflow_ext.operators._dbt_base import DbtOperator, no_node
+from airflow_ext.operators._dbt_base import DbtOperator, no_node, surviving_lost_artifacts
 from airflow_ext.operators._dbt_build import DbtNodesOperator
 
 if TYPE_CHECKING:
@@ -136,8 +137,10 @@ class DbtOnceOperator(DbtOperator):
             task_id=self.task_id,
             map_index=getattr(context["ti"], "map_index", -1),
         )
-        keep_run(end.target, place)
-        self.log.info("What dbt left is kept in %s", place)
+        # Compiling is for what is kept, and doing it again costs nothing.
+        with nullcontext() if self.command == "compile" else surviving_lost_artifacts(self, place):
+            keep_run(end.target, place)
+            self.log.info("What dbt left is kept in %s", place)
 
 
 class DbtCompileOperator(DbtOnceOperator):

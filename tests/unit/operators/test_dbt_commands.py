@@ -231,10 +231,13 @@ def test_a_state_without_results_is_named(empty: DbtProject, tmp_path: Path) -> 
         run(DbtRetryOperator, project=empty, state=str(tmp_path / "nothing"))
 
 
-def test_a_macro_gets_its_rendered_arguments(empty: DbtProject, tmp_path: Path) -> None:
+def test_a_macro_gets_its_rendered_arguments_once_though_nothing_can_be_kept_of_it(
+    empty: DbtProject, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
     operation = made(
         DbtRunOperationOperator,
-        project=empty,
+        project=DbtProject(project_dir=empty.project_dir, artifacts=tmp_path / "file" / "kept"),
         macro="{{ params.macro }}",
         macro_args={"name": 'day {{ params.day }}\'s "end"', "times": 3},
     )
