@@ -133,17 +133,19 @@ def profile_name(project_dir: Path) -> str:
     """Return the name of the profile that a project asks for.
 
     :param project_dir: Folder with ``dbt_project.yml``.
-    :raises InvalidProjectError: If the file is missing, is not YAML or names neither profile nor project.
+    :raises InvalidProjectError: If the file is missing, cannot be read, is not YAML or names neither profile nor project.
     """
     import yaml
 
     path = project_dir / "dbt_project.yml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InvalidProjectError(
             f"{project_dir} is no dbt project: it has no dbt_project.yml", source=str(project_dir)
         ) from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidProjectError(f"{path} cannot be read: {exc}", source=str(path)) from exc
     except yaml.YAMLError as exc:
         raise InvalidProjectError(f"{path} is not YAML: {exc}", source=str(path)) from exc
     name = (content.get("profile") or content.get("name")) if isinstance(content, dict) else None

@@ -316,9 +316,23 @@ def test_the_profile_name_is_read_from_the_project(tmp_path: Path, text: str, ex
     assert profile_name(tmp_path) == expected
 
 
-@pytest.mark.parametrize("text", [None, "a: [", "- 1\n"], ids=["missing", "no-yaml", "no-name"])
-def test_what_is_no_project_is_refused(tmp_path: Path, text: str | None) -> None:
-    if text is not None:
-        (tmp_path / "dbt_project.yml").write_text(text)
-    with pytest.raises(InvalidProjectError):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param(None, "is no dbt project: it has no dbt_project.yml", id="missing"),
+        pytest.param(b"a: [", "is not YAML", id="no-yaml"),
+        pytest.param(b"- 1\n", "has neither 'profile' nor 'name'", id="no-name"),
+        pytest.param(b"name: gr\xfcn\n", "cannot be read: 'utf-8' codec", id="no-text"),
+    ],
+)
+def test_what_is_no_project_is_refused(tmp_path: Path, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "dbt_project.yml").write_bytes(content)
+    with pytest.raises(InvalidProjectError, match=said):
         profile_name(tmp_path)
+
+
+def test_a_project_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "project").touch()
+    with pytest.raises(InvalidProjectError, match="is no dbt project"):
+        profile_name(tmp_path / "project")
