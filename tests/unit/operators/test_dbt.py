@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import call, patch
 
 import pytest
 from airflow.sdk import DAG, Asset, BaseOperator
@@ -428,7 +429,7 @@ def test_full_refresh_may_be_a_template(project: DbtProject, text: str, expected
         build.run_flags(cast("Any", {}))
 
 
-def test_warnings_go_to_a_callback_whose_errors_change_nothing(project: DbtProject) -> None:
+def test_warnings_are_counted_and_go_to_a_callback_whose_errors_change_nothing(project: DbtProject) -> None:
     heard: list[list[str]] = []
 
     def on_warning(_: Any, warnings: list[str]) -> None:
@@ -438,8 +439,10 @@ def test_warnings_go_to_a_callback_whose_errors_change_nothing(project: DbtProje
     build = DbtBuildOperator(
         task_id="build", project=project, select="nothing_of_that_name", on_warning=on_warning
     )
-    build.execute(context(Instance()))
+    with patch("airflow.sdk.observability.stats.incr") as incr:
+        build.execute(context(Instance()))
     assert any("nothing_of_that_name" in warning for warning in heard[0])
+    assert call("airflow_ext.dbt.warnings", len(heard[0])) in incr.mock_calls
 
 
 def test_artifacts_of_all_tries_are_one(project: DbtProject, tmp_path: Path) -> None:
