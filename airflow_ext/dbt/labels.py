@@ -47,7 +47,8 @@ def clean(name: str) -> str:
 
     :param name: The name; what is longer than :data:`LIMIT` is cut, with a hash of the whole behind.
     """
-    cleaned = re.sub(r"[^\w.-]", "_", name)
+    # Airflow takes no empty id; dbt takes an empty tag.
+    cleaned = re.sub(r"[^\w.-]", "_", name) or "_"
     return cleaned if len(cleaned) <= LIMIT else hashed(cleaned, name)
 
 

@@ -30,6 +30,7 @@ def test_a_label_has_only_what_airflow_allows() -> None:
     label = clean("größe 2.0/ß-x\n" + "é" * 300)
     assert len(label) == LIMIT
     assert BaseOperator(task_id=label).task_id == label
+    assert BaseOperator(task_id=clean("")).task_id == "_", "an empty tag of dbt"
 
 
 def test_a_hash_tells_two_ids_apart_and_is_always_the_same() -> None:
