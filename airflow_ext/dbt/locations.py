@@ -13,8 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
-import tempfile
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -108,19 +107,20 @@ def write(place: Path | str, content: bytes) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a local file as a whole: readers see the old or the new content, never a part.
 
+    Who may read it is what the process' umask says, as of any file.
+
     :param path: File to write; missing folders are made.
     :param content: What to write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    new = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with new.open("xb") as file:
             file.write(content)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        new.replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
+        with contextlib.suppress(OSError):
+            new.unlink()
         raise
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def test_a_url_with_a_password_is_refused_without_telling_it() -> None:
 )
 def test_a_file_is_put_beside_another(place: Path | str, expected: Path | str) -> None:
     assert beside(place, ".x.json") == expected
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_who_may_read_a_file_is_what_the_umask_says(tmp_path: Path, mask: int, mode: int) -> None:
+    path, before = tmp_path / "run_results.json", os.umask(mask)
+    try:
+        write(path, b"{}")
+        write(path, b"[]")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"[]"
 
 
 def test_what_is_written_to_a_store_is_read_back(shelf: Shelf) -> None:
