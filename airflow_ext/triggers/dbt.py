@@ -154,7 +154,9 @@ class DbtNodeTrigger(_BuildTrigger):
         try:
             event = await self._built(mine) or await self._built_when_cleared(mine, tasks)
         finally:
-            TRIES.pop(me, None)
+            # The trigger of the next try may have begun already.
+            if TRIES.get(me) == mine.number:
+                del TRIES[me]
         yield event
 
     async def _built(self, mine: Try) -> TriggerEvent | None:
