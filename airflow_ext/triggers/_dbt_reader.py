@@ -199,7 +199,8 @@ class SharedReader(Generic[View]):
     async def _poll(self) -> None:
         try:
             failures = 0
-            while True:
+            # Until Python 3.12 ``wait_for`` swallows a cancellation that comes with its result: this would go on for ever.
+            while self._waiters:
                 begun = time.monotonic()
                 try:
                     view = await self._read()

@@ -302,20 +302,6 @@ def test_of_nodes_cleared_together_one_builds_and_the_others_end_with_it(channel
     }
 
 
-def test_an_old_trigger_that_ends_late_does_not_make_the_new_try_unknown(channel: Channel) -> None:
-    async def both() -> None:
-        old, new = (asyncio.create_task(event_of(node(attempt=attempt))) for attempt in (2, 3))
-        await asyncio.sleep(0.01)
-        old.cancel()
-        await asyncio.gather(old, return_exceptions=True)
-        assert _dbt_batch.TRIES == {("dag", "run", "g.m"): 3}
-        new.cancel()
-        await asyncio.gather(new, return_exceptions=True)
-        assert _dbt_batch.TRIES == {}
-
-    asyncio.run(both())
-
-
 def test_a_node_cleared_with_its_build_takes_the_new_result_even_if_it_reads_late(channel: Channel) -> None:
     channel.states["g.build"] = "success"
     channel.tell(m=GOOD, ended=True, at=(BEGIN + timedelta(minutes=1)).timestamp())
