@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from airflow_ext.dbt.artifacts import MANIFEST
 from airflow_ext.dbt.locations import place_of as checked_place
 from airflow_ext.dbt.locations import write
 from airflow_ext.exceptions import DbtFailedError
-from airflow_ext.hooks.dbt import SourceState, summary_of, told_worst_first
+from airflow_ext.hooks.dbt import SourceState, objects_of, summary_of, told_worst_first
 from airflow_ext.operators._dbt_commands import DbtOnceOperator, refuse, templates, words_of
 
 if TYPE_CHECKING:
@@ -170,10 +169,9 @@ class DbtLsOperator(DbtOnceOperator):
         end = self.run_dbt(context, flags)
         if not end.success:
             raise DbtFailedError("dbt ls ended badly: see the log above")
-        lines = list(end.result or [])
+        lines: list[Any] = list(end.result or [])
         if self.output_format == "json":
-            # A macro that prints while dbt parses prints among them.
-            lines = [json.loads(line) for line in lines if line.startswith("{")]
+            lines = objects_of(lines)
         if len(lines) > self.limit:
             raise ValueError(
                 f"dbt ls gave {len(lines)} lines, limit={self.limit}: narrow select= or resource_types=, or raise limit="

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +14,7 @@ from airflow_ext.dbt.artifacts import MANIFEST
 from airflow_ext.dbt.flags import DbtFlags
 from airflow_ext.dbt.runner import DbtEnd, DbtRun
 from airflow_ext.exceptions import DbtFailedError, InvalidProjectError
-from airflow_ext.hooks.dbt import SourceState, settings_of, summary_of, told_worst_first
+from airflow_ext.hooks.dbt import SourceState, objects_of, settings_of, summary_of, told_worst_first
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,9 +170,8 @@ class DbtSourceFreshnessSensor(BaseSensorOperator):
     def _selected(self) -> set[str]:
         words = ("--output", "json", "--output-keys", "unique_id")
         flags = self._flags(threads=None, resource_types=("source",), args=words)
-        lines = self._dbt("ls", flags).result or []
-        # A macro that prints while dbt parses prints among them.
-        return {json.loads(line)["unique_id"] for line in lines if line.startswith("{")}
+        listed = objects_of(self._dbt("ls", flags).result or [])
+        return {one["unique_id"] for one in listed if "unique_id" in one}
 
     def _check_rules(self, found: set[str], selected: set[str]) -> None:
         given = {"select": self.select, "exclude": self.exclude, "selector": self.selector}

@@ -225,9 +225,13 @@ def run(fd: int, folder: str, args: list[str]) -> int:
     exception = outcome.exception
     problem = "" if exception is None else str(exception) or type(exception).__name__
     lifeline.clean()
+    end: dict[str, Any] = {"success": outcome.success, "problem": problem}
+    if args[0] == "ls" and isinstance(outcome.result, list):
+        # What macros print while dbt parses is among what it printed.
+        end["listed"] = outcome.result
     # Nobody reads it if the parent is gone.
     with contextlib.suppress(BrokenPipeError):
-        send({"end": {"success": outcome.success, "problem": problem}})
+        send({"end": end})
     return 0 if outcome.success else 1 if exception is None else 2
 
 

@@ -96,6 +96,7 @@ class RunReader:
             self._errors = [message["problem"]]
         elif "end" in message:
             self._end = message["end"]
+            self._output = message["end"].get("listed", self._output)
 
     def clean(self) -> None:
         """Take secrets out of what people read of dbt's results, which are kept; call it when dbt has ended."""

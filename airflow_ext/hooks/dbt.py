@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,22 @@ def settings_of(project: DbtProject) -> RunSettings:
         executable=project.executable,
         env=project.env,
     )
+
+
+def objects_of(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the objects that ``dbt ls --output json`` listed.
+
+    :param lines: What it printed; what macros print while another environment's dbt parses is among it.
+    """
+    found = []
+    for line in lines:
+        try:
+            one = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(one, dict):
+            found.append(one)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -326,46 +326,6 @@ def test_an_error_that_ends_dbt_shows_no_secret(shop: Path, monkeypatch: pytest.
     assert secret not in str(failed.value) + "\n".join(lines)
 
 
-def test_no_result_shows_a_secret_and_one_that_is_a_name_spoils_no_id(
-    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    secret = secrets.token_hex(8)
-    monkeypatch.setenv("DBT_ENV_SECRET_PW", secret)
-    monkeypatch.setenv("DBT_ENV_SECRET_OF_A_LAZY_PERSON", "shop")
-    with (shop / "dbt_project.yml").open("a") as file:
-        file.write(f"on-run-end: [\"select error('bad login {secret}')\"]\n")
-    nodes: list[Any] = []
-    with DbtRun(RunSettings(shop, shop), flags=DbtFlags(select="raw_orders+1 stg_payments")) as dbt:
-        end = dbt.run(
-            on_log=lambda _: None, on_node=lambda node: nodes.append(dict(node)), on_tick=lambda: None
-        )
-        keep_run(end.target, str(tmp_path / "kept"))
-    told = {node["id"]: node for node in nodes}
-    assert {"seed.shop.raw_orders", "model.shop.stg_orders", "model.shop.stg_payments"} <= set(told)
-    hook = told["operation.shop.shop-on-run-end-0"]
-    assert "bad login *****" in hook["message"]
-    kept = (tmp_path / "kept" / "run_results.json").read_text()
-    assert '"unique_id":"model.shop.stg_orders"' in kept
-    assert "bad login *****" in kept
-    assert secret not in kept + json.dumps(nodes)
-
-
-def test_flags_of_the_project_and_settings_of_the_worker_cost_no_results(
-    shop: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DBT_QUIET", "1")
-    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
-    with (shop / "dbt_project.yml").open("a") as file:
-        file.write("flags: {write_json: false, log_format: json}\n")
-    (shop / "macros").mkdir(exist_ok=True)
-    (shop / "macros" / "said.sql").write_text(
-        "{% macro said() %}{{ log('gr\u00fcn', info=True) }}{% endmacro %}"
-    )
-    done = run(shop, "run-operation", words=["said"])
-    assert {"manifest.json", "run_results.json"} <= done.files
-    assert "gr\u00fcn" in done.log.splitlines()
-
-
 def test_dbt_gets_the_projects_own_variables(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_ext.dbt.project import DbtProject
-from airflow_ext.hooks.dbt import SHOWN, SourceState, settings_of, summary_of, told_worst_first
+from airflow_ext.hooks.dbt import SHOWN, SourceState, objects_of, settings_of, summary_of, told_worst_first
 
 
 def state(name: str, status: str, **more: Any) -> SourceState:
@@ -93,3 +93,8 @@ def test_settings_have_a_profile_only_with_a_connection(
     assert made.profile is not None
     assert secret in made.profile.env.values()
     assert secret not in made.profile.text + repr(made)
+
+
+def test_what_is_printed_among_a_list_is_left_out() -> None:
+    lines = ["{'a': 1}", '{"unique_id": "model.p.m"}', "{not", "[1]", "5", "shop"]
+    assert objects_of(lines) == [{"unique_id": "model.p.m"}]
