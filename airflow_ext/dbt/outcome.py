@@ -12,6 +12,7 @@ import msgspec
 
 from airflow_ext.dbt.artifacts import MANIFEST, RUN_RESULTS, SOURCES
 from airflow_ext.dbt.child import counted, utc
+from airflow_ext.dbt.results import BAD
 
 GOOD = frozenset({"success", "pass", "warn", "skipped", "reused", "no-op"})
 """Statuses that need no explanation; all others are bad."""
@@ -69,6 +70,7 @@ class RunReader:
         self._output: list[str] = []
         self._warnings: dict[str, None] = {}
         self._errors: list[str] = []
+        self._broken = False
         self._end: Mapping[str, Any] | None = None
         self._nodes: dict[str, _Node] | None = None
 
@@ -94,6 +96,7 @@ class RunReader:
             self._errors.append(message["error"])
         elif "problem" in message:
             self._errors = [message["problem"]]
+            self._broken = True
         elif "end" in message:
             self._end = message["end"]
             self._output = message["end"].get("listed", self._output)
@@ -122,10 +125,11 @@ class RunReader:
         """
         if status is None:
             return (None, "") if self._end is None else (self._end["success"], self._end["problem"])
-        if status == 0:
-            return True, ""
         statuses = [result["status"] for result in self._results()]
         statuses += [record["status"] for record in self._told.values()]
+        if status == 0 and not self._broken:
+            # A wrapper may lose dbt's status, for instance in a pipe.
+            return BAD.isdisjoint(statuses), ""
         # Nodes that failed explain a 1, and then dbt has come to its end.
         if status == 1 and statuses and (not self._errors or any(each not in GOOD for each in statuses)):
             return False, ""

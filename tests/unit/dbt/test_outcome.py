@@ -93,6 +93,9 @@ def test_a_message_does_not_name_files_that_are_gone(tmp_path: Path) -> None:
     ("status", "statuses", "errors", "end"),
     [
         pytest.param(0, [], [], (True, ""), id="good"),
+        pytest.param(
+            0, ["success", "error"], [], (False, ""), id="a node failed and a wrapper lost the status"
+        ),
         pytest.param(1, ["success", "error"], ["x"], (False, ""), id="a node failed"),
         pytest.param(1, ["skipped"], [], (False, ""), id="skipped only"),
         pytest.param(1, ["success"], ["cannot"], (False, "cannot"), id="no node failed"),
@@ -116,6 +119,7 @@ def test_the_error_that_ended_dbt_is_told_before_others(tmp_path: Path) -> None:
     one.take({"error": "noise"})
     one.take({"problem": "the reason"})
     assert one.end(2) == (False, "the reason")
+    assert one.end(0) == (False, "the reason"), "a wrapper has lost the status"
 
 
 @pytest.mark.parametrize(
