@@ -201,7 +201,8 @@ class DbtNodeTrigger(_BuildTrigger):
             return self._settled(outcome)
         if view.state == "failed":
             return self._failed(
-                "the build task failed before this was done; its log has the reason, and clearing it goes on from there"
+                "the build task failed before this was done; its log has the reason. Clearing this task builds it and what "
+                "is cleared with it, clearing the build task builds everything"
             )
         if view.state == "success":
             return self._failed(
