@@ -17,7 +17,7 @@ from typing import Any
 from airflow_ext.dbt.index import DbtIndex, content_key
 from airflow_ext.dbt.locations import beside, write
 from airflow_ext.dbt.manifest import read_index
-from airflow_ext.dbt.process import QUIET, Scrubber
+from airflow_ext.dbt.process import Scrubber, quieted
 from airflow_ext.dbt.profiles import ADAPTERS, Profile, placeholder_profile, profile_name
 from airflow_ext.dbt.project import DbtProject
 from airflow_ext.dbt.selection import (
@@ -170,7 +170,7 @@ class _Dbt:
     def __init__(self, project: DbtProject, settings: ParseSettings, folder: Path) -> None:
         self.project, self.folder = project, folder
         name = profile_name(project.project_dir)
-        self._env = {**os.environ, **QUIET, "NO_COLOR": "1"}
+        self._env = {**quieted(os.environ), "NO_COLOR": "1"}
         profiles = project.profiles_dir
         if settings.adapter is not None:
             profile = placeholder_profile(settings.adapter, name=name, target=project.target)

@@ -32,6 +32,18 @@ QUIET = {
 }
 """No telemetry, log lines fit for a task log, and results, whatever the project's flags and the worker's settings say."""
 
+_TWINS = frozenset(name.replace("DBT_", "DBT_ENGINE_", 1) for name in QUIET)
+"""Names of the same settings from dbt 1.11 on, which win over those."""
+
+
+def quieted(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment of dbt that has :data:`QUIET`, whatever it said before.
+
+    :param environ: The environment of this process.
+    """
+    return {**{name: value for name, value in environ.items() if name not in _TWINS}, **QUIET}
+
+
 JSON_LOG = ("--log-format", "json", "--log-level", "debug")
 """What makes a dbt of another environment tell of its nodes; they are events of level debug."""
 
@@ -121,7 +133,7 @@ class DbtProcess:
         self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._events = EventReader(self._put)
         self._levels = {"info", "warn", "error", *(["debug"] if debug else [])}
-        environment = {**os.environ, **QUIET, **env}
+        environment = {**quieted(os.environ), **env}
         self.scrub = Scrubber(environment)
         if executable is not None:
             for name in _OURS:

@@ -43,6 +43,7 @@ def test_flags_of_the_project_and_settings_of_the_worker_cost_no_results(
     shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DBT_QUIET", "1")
+    monkeypatch.setenv("DBT_ENGINE_WRITE_JSON", "false")
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     with (shop / "dbt_project.yml").open("a") as file:
         file.write("flags: {write_json: false, log_format: json}\n")
