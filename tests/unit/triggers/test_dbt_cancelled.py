@@ -36,7 +36,12 @@ def test_an_old_trigger_that_ends_late_does_not_make_the_new_try_unknown(channel
 def test_a_cancellation_that_meets_an_answer_ends_the_reading(channel: Channel) -> None:
     async def cancelled() -> tuple[int, int]:
         wait = asyncio.create_task(event_of(node()))
-        channel.on_ask = lambda count: wait.cancel() if count == 7 else None
+
+        def on_ask(count: int) -> None:
+            if count == 7:
+                wait.cancel()
+
+        channel.on_ask = on_ask
         await asyncio.gather(wait, return_exceptions=True)
         await asyncio.sleep(0.02)
         asked = len(channel.asked)
