@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -190,7 +191,7 @@ def _settle(operator: DbtNodeOperator, outcome: Outcome | None, missing: str) ->
         raise AirflowFailException(text)
     if outcome["state"] == "skipped":
         raise AirflowSkipException(text)
-    operator.log.info("%s", text)
+    operator.log.log(logging.WARNING if outcome.get("warnings") else logging.INFO, "%s", text)
 
 
 def emit_nodes(

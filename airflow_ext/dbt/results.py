@@ -59,7 +59,7 @@ _FACTS = ("started", "seconds", "rows", "bytes")
 
 
 class Failure(TypedDict, total=False):
-    """One id that ended badly, as people are told.
+    """One id that ended badly, or with a warning, as people are told.
 
     ``rows`` are the rows that failed a test, ``compiled`` is the query.
     """
@@ -81,6 +81,7 @@ class Outcome(TypedDict, total=False):
     state: Literal["success", "failed", "skipped"]
     nodes: list[NodeLine]
     failures: list[Failure]
+    warnings: list[Failure]
 
 
 class NodeBoard:
@@ -224,7 +225,7 @@ class NodeBoard:
         return outcomes
 
     def failures(self, ids: Iterable[str]) -> list[Failure]:
-        """Return what is to be told of ids that ended badly."""
+        """Return what is to be told of ids that ended badly, or with a warning."""
         told = []
         for unique_id in ids:
             record = self.records[unique_id]
@@ -315,7 +316,8 @@ class NodeBoard:
     def _outcome(self, unit: DbtUnit, *, over: bool) -> Outcome | None:
         shown = set(unit.tests)
         lines: list[NodeLine] = []
-        states, bad = [], []
+        states: list[str] = []
+        told: list[str] = []
         for node in unit.nodes:
             tests = [test for test in node.tests if test in shown]
             shown.difference_update(tests)
@@ -334,7 +336,7 @@ class NodeBoard:
                     self._test_counts(tests) or None,
                 ]
             )
-            bad += [name for name in (node.unique_id, *tests) if name in self.records and self._is_bad(name)]
+            told += [name for name in (node.unique_id, *tests) if name in self.records]
         for test in unit.tests:
             if test not in shown:
                 continue
@@ -346,17 +348,16 @@ class NodeBoard:
             status = record["status"]
             states.append("failed" if status in BAD else "skipped" if status == "skipped" else "success")
             lines.append([test, status, record.get("started"), record.get("seconds"), None, None])
-            bad += [test] if status in BAD else []
+            told.append(test)
         if not states:
             return None
         worst = next((state for state in ("failed", "skipped") if state in states), "success")
         outcome = Outcome(state=worst, nodes=lines)  # type: ignore[typeddict-item]  # one of the three
-        if bad:
+        if bad := [name for name in told if self.records[name]["status"] in BAD]:
             outcome["failures"] = self.failures(bad)
+        if warned := [name for name in told if self.records[name]["status"] == "warn"]:
+            outcome["warnings"] = self.failures(warned)
         return outcome
-
-    def _is_bad(self, unique_id: str) -> bool:
-        return self.records[unique_id]["status"] in BAD
 
 
 def unpacked(text: str) -> dict[str, NodeRecord]:
@@ -381,8 +382,9 @@ def describe(label: str, outcome: Outcome) -> str:
     lines = outcome.get("nodes", [])
     text = [] if len(lines) == 1 else [f"{label}: {outcome['state']}, {len(lines)} nodes"]
     for unique_id, status, started, seconds, rows, tests in lines:
-        # A node that went well is failed by its tests.
-        facts = [f"{unique_id}: {status if len(lines) > 1 else outcome['state']}"]
+        # A node that went well is failed by its tests; a test or a source that warns is a success that is to be seen.
+        own = len(lines) > 1 or (status == "warn" and outcome["state"] == "success")
+        facts = [f"{unique_id}: {status if own else outcome['state']}"]
         if started and status != "skipped":
             facts.append(f"started {started}, took {seconds or 0:.2f} s")
         if rows is not None:
@@ -395,6 +397,9 @@ def describe(label: str, outcome: Outcome) -> str:
         text.append(f"{failure['id']}{rows_text}: {failure.get('message') or failure['status']}")
         if failure.get("compiled"):
             text.append(f"Compiled SQL of {failure['id']}:\n{failure['compiled'].strip()}")
+    for warning in outcome.get("warnings", []):
+        rows_text = f" ({warning['rows']} failing rows)" if warning.get("rows") else ""
+        text.append(f"Warning: {warning['id']}{rows_text}: {warning.get('message') or warning['status']}")
     return "\n".join(text)
 
 

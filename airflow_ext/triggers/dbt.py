@@ -6,6 +6,7 @@ runs, for the one XCom that holds the nodes.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
@@ -232,7 +233,7 @@ class DbtNodeTrigger(_BuildTrigger):
             return self._failed(text)
         if outcome["state"] == "skipped":
             return self._skipped(text)
-        self.log.info("%s", text)
+        self.log.log(logging.WARNING if outcome.get("warnings") else logging.INFO, "%s", text)
         return TaskSuccessEvent()
 
     def _failed(self, reason: str) -> TriggerEvent:

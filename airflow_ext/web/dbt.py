@@ -64,6 +64,7 @@ def dbt_page(
     if sort == "seconds":
         rows = slowest_first(rows)
     failures = nodes.failures if nodes is not None else []
+    warnings = nodes.warnings if nodes is not None else []
     whole = everything == "1"
     root = airflow_root(request)
     airflow_run = f"{root}dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"
@@ -88,6 +89,8 @@ def dbt_page(
         hidden_rows=0 if whole else max(0, len(rows) - ROWS),
         failures=failures if whole else failures[:FAILURES],
         hidden_failures=0 if whole else max(0, len(failures) - FAILURES),
+        warnings=warnings if whole else warnings[:FAILURES],
+        hidden_warnings=0 if whole else max(0, len(warnings) - FAILURES),
         folded=len(failures) > 3,
         waiting=sorted(set(group.tasks) - set(nodes.states))
         if nodes is not None and group.unit is None

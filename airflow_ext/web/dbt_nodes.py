@@ -35,7 +35,7 @@ class Line(msgspec.Struct, array_like=True):
 
 
 class Told(msgspec.Struct):
-    """One failure."""
+    """One failure or warning."""
 
     id: str
     status: str = ""
@@ -50,6 +50,7 @@ class Unit(msgspec.Struct):
     state: str
     nodes: list[Line] = []
     failures: list[Told] = []
+    warnings: list[Told] = []
 
 
 class Payload(msgspec.Struct):
@@ -88,7 +89,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Failed:
-    """A failure, with the unit whose task is red for it."""
+    """A failure or a warning, with the unit whose task tells it."""
 
     id: str
     kind: str
@@ -114,6 +115,7 @@ class Nodes:
     states: dict[str, str] = field(default_factory=dict)
     by: dict[str, str] = field(default_factory=dict)
     untold: int = 0
+    warnings: list[Failed] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
         """Return how many nodes are in each state, the worst first."""
@@ -168,6 +170,7 @@ def collect(
         states={label: unit.state for label, (_, unit) in units.items()},
         by={label: name for label, (name, _) in units.items()},
         untold=max(0, sum(_bad(row) for row in ordered) - len(failures)),
+        warnings=[_failed(label, one) for label, (_, unit) in units.items() for one in unit.warnings],
     )
 
 

@@ -145,6 +145,27 @@ def test_what_no_database_takes_is_not_told_on() -> None:
     assert failure["compiled"] == "select '\ufffd'"
 
 
+def test_a_warning_is_told_by_name_though_all_is_well() -> None:
+    made = board(m="success", a="pass")
+    made.add({"id": "test.p.b", "status": "warn", "message": "Got 2 results", "failures": 2})
+    outcome = made.outcomes([M], over=False)["m"]
+    assert outcome["state"] == "success"
+    assert "failures" not in outcome
+    assert outcome["warnings"] == [
+        {"id": "test.p.b", "status": "warn", "message": "Got 2 results", "rows": 2}
+    ]
+    assert describe("m", outcome).splitlines() == [
+        "model.p.m: success; tests: 1 pass, 1 warn",
+        "Warning: test.p.b (2 failing rows): Got 2 results",
+    ]
+
+
+def test_a_task_of_a_test_says_that_it_warns() -> None:
+    alone = DbtUnit("b", "test", (), ("test.p.b",), ())
+    outcome = board(b="warn").outcomes([alone], over=False)["b"]
+    assert describe("b", outcome).splitlines() == ["test.p.b: warn", "Warning: test.p.b: b said warn"]
+
+
 def test_a_node_with_hundreds_of_failed_tests_tells_some() -> None:
     names = [f"test.p.t{number}" for number in range(300)]
     node = DbtNode("model.p.w", "w", "model", True, "w", (), tuple(names), "")

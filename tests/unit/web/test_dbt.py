@@ -100,6 +100,18 @@ def test_a_failure_comes_first_with_message_query_and_rows(site: Site, run: Run)
     assert "What failed" not in site.page("marts.a").text
 
 
+def test_a_warning_is_named_with_its_rows_on_the_run_and_on_its_node(site: Site, run: Run) -> None:
+    over(run)
+    warned = {"id": "test.p.few_orders.0a1b", "status": "warn", "message": "Got 2 results", "rows": 2}
+    run.told(payload({"a": unit("a"), "b": unit("b", warnings=[warned])}))
+    for task in (BUILD, "marts.b"):
+        text = site.page(task).text
+        assert text.index("What warned") < text.index("few_orders") < text.index("Got 2 results")
+        assert "2 failing rows" in text
+        assert "What failed" not in text
+    assert "What warned" not in site.page("marts.a").text
+
+
 def test_the_page_of_a_node_leads_to_its_run_and_to_airflow(site: Site, run: Run) -> None:
     over(run)
     run.told(payload({"a": unit("a")}))
