@@ -87,6 +87,9 @@ class DbtNodesOperator(DbtOperator):
                 raise
         writer.write()
         self._report(board)
+        for failure in board.failures(self._explained_here(board)):
+            if "compiled" in failure:
+                self.log.error("Compiled SQL of %s:\n%s", failure["id"], failure["compiled"].strip())
         if not good and not last and board.worth_retrying():
             raise self._error(board)
         if not good:
@@ -238,6 +241,10 @@ class DbtNodesOperator(DbtOperator):
         for status, count in counts.items():
             stats.incr("airflow_ext.dbt.nodes", count, tags={"status": status})
         self.log.info("dbt: %s", ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+
+    def _explained_here(self, board: NodeBoard) -> list[str]:
+        """Return the failed ids whose SQL belongs into this task's log, as no other task shows it."""
+        return board.failed()
 
     def _error(self, board: NodeBoard) -> DbtFailedError:
         failed = board.failed()

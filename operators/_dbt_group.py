@@ -156,6 +156,9 @@ class DbtGroupBuildOperator(DbtBuildOperator):
         outcomes = board.outcomes(self.units, over=ended)
         push_nodes(context, outcomes, started=self._started, last=last, ended=ended)
 
+    def _explained_here(self, board: NodeBoard) -> list[str]:
+        return board.uncovered_failures()
+
     def _end_badly(self, board: NodeBoard) -> None:
         if board.uncovered_failures() or not board.failed():
             raise self._error(board)

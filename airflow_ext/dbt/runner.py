@@ -200,8 +200,12 @@ class DbtRun:
             self._process.stop()
         reader = RunReader(target, command=self.command, on_node=on_node, scrub=self._process.scrub)
         tail: list[str] = []
+        # dbt names files of a folder that is gone when somebody reads the log.
+        place = f"compiled code at {target}"
         for message in self._process.messages(tick=tick):
             if "log" in message:
+                if message["log"].strip().startswith(place):
+                    continue
                 on_log(message["log"])
                 tail = [*tail[-TAIL + 1 :], message["log"]]
             elif message:

@@ -85,6 +85,7 @@ def test_a_failing_test_tells_its_rows_where_they_are_and_its_sql(again: Path) -
     assert failed["message"] == "Got 1 result, configured to fail if != 0"
     assert failed["relation"] == '"built"."main_dbt_test__audit"."nobody"'
     assert "where value_field not in" in failed["compiled"]
+    assert "compiled code at" not in done.log  # it would be in a folder that is gone
     warned = done.by_name["unique_stg_orders_customer_id"]
     assert (warned["status"], warned["failures"]) == ("warn", 1)
     assert "relation" not in warned

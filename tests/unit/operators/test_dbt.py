@@ -239,11 +239,14 @@ def test_a_failed_hook_is_named_and_runs_again_though_every_node_is_done(
         node.execute_complete(told, {"status": "build", "units": ["raw_orders"]})
 
 
-def test_a_build_alone_fails_with_nodes_and_messages(project: DbtProject) -> None:
+def test_a_build_alone_fails_with_nodes_and_messages_and_has_the_sql_in_its_log(
+    project: DbtProject, capsys: pytest.CaptureFixture[str]
+) -> None:
     build = DbtBuildOperator(task_id="build", project=project, vars={"fail": "orders"})
     with pytest.raises(DbtFailedError, match=r"(?s)1 failed: model\.shop\.orders\n.*told to fail"):
         build.execute(context(instance := Instance()))
     assert instance.pushed == []
+    assert "Compiled SQL of model.shop.orders:\nwith __dbt__cte__paid as (" in capsys.readouterr().out
 
 
 def test_a_cleared_node_is_built_alone_with_its_tests(project: DbtProject) -> None:
