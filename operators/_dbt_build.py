@@ -240,7 +240,8 @@ class DbtNodesOperator(DbtOperator):
             counts[record["status"]] = counts.get(record["status"], 0) + 1
         for status, count in counts.items():
             stats.incr("airflow_ext.dbt.nodes", count, tags={"status": status})
-        self.log.info("dbt: %s", ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+        told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        self.log.info("dbt: %s", told or "nothing was run")
 
     def _explained_here(self, board: NodeBoard) -> list[str]:
         """Return the failed ids whose SQL belongs into this task's log, as no other task shows it."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow_ext.dbt.artifacts import MANIFEST
 from airflow_ext.dbt.locations import place_of as checked_place
 from airflow_ext.dbt.locations import write
-from airflow_ext.exceptions import DbtFailedError
+from airflow_ext.dbt.selection import depends_on_a_run
+from airflow_ext.exceptions import DbtFailedError, InvalidProjectError
 from airflow_ext.hooks.dbt import SourceState, objects_of, summary_of, told_worst_first
 from airflow_ext.operators._dbt_commands import DbtOnceOperator, refuse, templates, words_of
 
@@ -29,14 +30,15 @@ class DbtSourceFreshnessOperator(DbtOnceOperator):
     """Run ``dbt source freshness``: fail if a source is older than its ``error_after``.
 
     The XCom is ``{"checked": 3, "counts": {"warn": 1, "pass": 2}, "sources": {ID: {"status", "max_loaded_at", "age"}}}``, age in
-    seconds; of more than 100 sources the worst 100. A source without a freshness rule is not looked at; to wait until
-    sources are fresh there is :class:`DbtSourceFreshnessSensor`.
+    seconds; of more than 100 sources the worst 100. A source without a freshness rule is not looked at, but a selection that
+    has none with a rule is an error; to wait until sources are fresh there is :class:`DbtSourceFreshnessSensor`.
 
     Of the arguments of :class:`DbtOperator` the command takes ``select``, ``exclude``, ``selector``, ``vars``, ``threads``,
     ``indirect_selection``, ``fail_fast``, ``state``, ``warn_error``, ``args`` and ``on_warning``.
 
     :raises DbtFailedError: If a source is too old or could not be judged (the message names each with its age and its
         rule, or dbt's own words), or dbt did not come to an end.
+    :raises InvalidProjectError: If something is selected, and no source of it has a freshness rule.
     """
 
     command: ClassVar[str] = "source freshness"
@@ -65,7 +67,20 @@ class DbtSourceFreshnessOperator(DbtOnceOperator):
                 "\n".join([f"{len(bad)} sources are not fresh", *map(str, bad)]),
                 failed=tuple(state.unique_id for state in bad),
             )
+        if not found:
+            self._refuse_nothing()
         return summary_of(found.values())
+
+    def _refuse_nothing(self) -> None:
+        """Refuse to call fresh what nobody looked at; only a selection by an earlier run may well be empty."""
+        given = {"select": self.select, "exclude": self.exclude, "selector": self.selector}
+        asked = {name: value for name, value in given.items() if value is not None}
+        if asked and not (depends_on_a_run(self.select) or depends_on_a_run(self.exclude)):
+            words = ", ".join(f"{name}={value!r}" for name, value in asked.items())
+            raise InvalidProjectError(
+                f"{words}: no source with a freshness rule is selected in {self.project.project_dir.name}, so none was "
+                "checked; select sources as source:NAME or source:NAME.TABLE, and give them a rule"
+            )
 
 
 class DbtDocsGenerateOperator(DbtOnceOperator):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.sdk import BaseOperator, TaskGroup
 
 from airflow_ext.dbt.project import DbtProject
+from airflow_ext.dbt.selection import depends_on_a_run
 from airflow_ext.dbt.units import DbtUnit, Granularity, GroupBy, Sources, Tests, units_of
 from airflow_ext.operators._dbt_base import Words
 from airflow_ext.operators._dbt_build import DbtBuildOperator
@@ -74,7 +74,6 @@ _OF_THE_BUILD = frozenset(
 )
 
 
-_OF_A_RUN = re.compile(r"(?:^|[\s,+@\d])(?:state|result|source_status):")
 _OF_TASK_GROUPS = frozenset(inspect.signature(TaskGroup.__init__).parameters)
 
 
@@ -150,7 +149,7 @@ class DbtTaskGroup(TaskGroup):
                 raise ValueError(
                     f"{name}={value!r}: it draws the group, so it cannot be a template; use DbtBuildOperator"
                 )
-            if _OF_A_RUN.search(" ".join([value] if isinstance(value, str) else map(str, value or ()))):
+            if depends_on_a_run(value):
                 raise ValueError(
                     f"{name}={value!r}: what it selects depends on a run, so it cannot draw a group; use DbtBuildOperator"
                 )

@@ -27,6 +27,7 @@ from airflow_ext.dbt.selection import (
     Selection,
     encode_answers,
     nothing_selected,
+    of_a_run,
     select_ids,
 )
 from airflow_ext.exceptions import InvalidProjectError
@@ -102,12 +103,14 @@ def make_manifest(
     :param selections: Selections to resolve now; those of the older file are resolved again.
     :param settings: How to parse; ``None`` means with the project's own profiles.
     :param forget: Resolve only the given ones.
-    :raises InvalidProjectError: If the project cannot be parsed, a given selection cannot be resolved or is empty
+    :raises InvalidProjectError: If the project cannot be parsed, a given selection cannot be resolved, depends on a run or is empty
         (dbt's own words are quoted), or the result cannot be written.
     """
     settings = settings or ParseSettings()
     older = project.answers(fresh=True)
     given = {one.key: one for one in selections if one.arguments()}
+    if hopeless := next((one for one in given.values() if one.of_a_run), None):
+        raise InvalidProjectError(of_a_run(hopeless), source=str(project.project_dir))
     known = {
         one.selection.key: one.selection for one in (older[0].selections if older and not forget else ())
     }

@@ -70,6 +70,7 @@ _ERROR = re.compile(
 )
 _WARNING = re.compile(
     r"\d+ of \d+ (WARN|PARTIAL SUCCESS)\b|Warning in |\[WARNING\]|Completed with [1-9]\d* partial"
+    r"|The selection criterion '|Nothing to do\."
 )
 
 

@@ -8,6 +8,7 @@ both files are being replaced.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 
@@ -22,6 +23,16 @@ MODES = ("eager", "cautious", "buildable", "empty")
 """dbt's modes of indirect selection."""
 
 Terms = str | Sequence[str] | None
+
+_OF_A_RUN = re.compile(r"(?:^|[\s,+@\d])(?:state|result|source_status):")
+
+
+def depends_on_a_run(terms: Terms) -> bool:
+    """Tell whether terms ask for an earlier run's results or state, which only the run itself can answer.
+
+    :param terms: dbt's terms.
+    """
+    return bool(_OF_A_RUN.search(" ".join([terms] if isinstance(terms, str) else map(str, terms or ()))))
 
 
 class Selection(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,6 +91,11 @@ class Selection(msgspec.Struct, frozen=True, omit_defaults=True):
     def bare(self) -> bool:
         """Whether nothing is selected, so that dbt takes all or the default selector."""
         return not (self.select or self.exclude or self.selector)
+
+    @property
+    def of_a_run(self) -> bool:
+        """Whether it cannot be resolved before the run."""
+        return depends_on_a_run(self.select) or depends_on_a_run(self.exclude)
 
     def arguments(self) -> list[str]:
         """Return the selection as arguments of a dbt command."""
@@ -150,6 +166,11 @@ def encode_answers(answers: Iterable[Answers]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(file), indent=1)
 
 
+def of_a_run(selection: Selection) -> str:
+    """Return what is to be said of a selection that somebody wants to know before the run."""
+    return f"{selection}: what it selects depends on a run, so it is not resolved before; use DbtBuildOperator and the like"
+
+
 def find_selected(
     index: DbtIndex, selection: Selection, answers: Sequence[Answers], *, source: str, remedy: str
 ) -> DbtIndex:
@@ -164,6 +185,8 @@ def find_selected(
     """
     here = next((one for one in answers if one.manifest == index.key), None)
     found = here.find(selection) if here is not None else None
+    if found is None and selection.of_a_run:
+        raise InvalidProjectError(of_a_run(selection), source=source)
     if found is None:
         stale = any(one.find(selection) is not None for one in answers)
         state = "was resolved for another manifest than" if stale else "is not resolved yet for"

@@ -36,6 +36,7 @@ LEVELS = {
     "Completed with 1 error, 0 partial successes, and 0 warnings:": logging.ERROR,
     "3 of 9 WARN 1 accepted_values": logging.WARNING,
     "Warning in test x (models/x.yml)": logging.WARNING,
+    "The selection criterion 'tag:typo' does not match any enabled nodes": logging.WARNING,
     "3 of 9 OK created sql table model main.error_log": logging.INFO,
     "Done. PASS=9 WARN=0 ERROR=0": logging.INFO,
 }

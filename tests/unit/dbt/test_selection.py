@@ -176,6 +176,14 @@ def test_a_selection_that_was_never_resolved_names_the_command(graph: DbtIndex) 
         find(graph, Answers("k"))
 
 
+def test_a_selection_that_only_a_run_can_resolve_is_not_sent_to_the_command(graph: DbtIndex) -> None:
+    with pytest.raises(
+        InvalidProjectError, match=r"^--select state:modified\+: .* depends on a run"
+    ) as caught:
+        find(graph, Answers("k"), select="state:modified+")
+    assert "do this" not in str(caught.value)
+
+
 def test_a_selection_of_another_manifest_names_the_command(graph: DbtIndex) -> None:
     other = Answers("other", (Resolved(Selection.of("a"), ("model.p.a",)),))
     with pytest.raises(

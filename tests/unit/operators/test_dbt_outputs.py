@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_ext.exceptions import DbtFailedError
+from airflow_ext.exceptions import DbtFailedError, InvalidProjectError
 from airflow_ext.operators.dbt import (
     DbtDocsGenerateOperator,
     DbtLsOperator,
@@ -43,6 +43,11 @@ def test_a_source_that_is_too_old_or_missing_fails_the_task(project: DbtProject,
         "source.shop.raw.slow: error, newest data 3 h old; error after 90 minutes"
         in str(caught.value).splitlines()
     )
+
+
+def test_freshness_of_nothing_is_no_success(project: DbtProject) -> None:
+    with pytest.raises(InvalidProjectError, match="select='source:typo': no source with a freshness rule"):
+        run(DbtSourceFreshnessOperator, project=project, select="source:typo")
 
 
 def _load(tmp_path: Path, **ages: str) -> None:
