@@ -242,6 +242,12 @@ class DbtNodesOperator(DbtOperator):
             stats.incr("airflow_ext.dbt.nodes", count, tags={"status": status})
         told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         self.log.info("dbt: %s", told or "nothing was run")
+        if unknown := board.unknown():
+            self.log.warning(
+                "The manifest is older than the project and does not have %s, which dbt built: make it anew with "
+                "airflow-ext dbt index",
+                ", ".join(unknown[:10]) + (" and more" if len(unknown) > 10 else ""),
+            )
 
     def _explained_here(self, board: NodeBoard) -> list[str]:
         """Return the failed ids whose SQL belongs into this task's log, as no other task shows it."""

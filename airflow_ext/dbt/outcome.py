@@ -237,6 +237,11 @@ def told_well(problem: str) -> str:
     if missing := _NO_ADAPTER.search(problem):
         adapter = missing["type"]
         return f'{problem.strip()}\nThe profile is of type {adapter!r}; where dbt runs: pip install "dbt-{adapter}"'
+    if "Couldn't find model '" in problem:
+        return (
+            f"{problem.strip()}\nThe project has changed since its manifest, or the run to go on from, was made: make the "
+            "manifest anew with airflow-ext dbt index; an earlier run that names what is gone cannot be gone on with"
+        )
     if "Could not find profile named" in problem:
         return f"{problem.strip()}\nGive DbtProject(profile_conn_id=...), or profiles_dir= with your profiles.yml"
     return problem

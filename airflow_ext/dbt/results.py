@@ -36,6 +36,7 @@ _KINDS_OF: Mapping[str, frozenset[str]] = {
     "test": frozenset({"test", "unit_test"}),
 }
 _TEST_PREFIXES = ("test.", "unit_test.")
+_BUILT_PREFIXES = ("model.", "seed.", "snapshot.")
 
 
 class NodeRecord(TypedDict, total=False):
@@ -196,6 +197,19 @@ class NodeBoard:
             or not failed
             or bool(self.remaining())
             or not all(unique_id.startswith(_TEST_PREFIXES) for unique_id in failed)
+        )
+
+    def unknown(self) -> list[str]:
+        """Return the ids of what dbt built though the index does not have it, as it is older than the project."""
+        known = {node.unique_id for node in self.index.nodes} if self.index is not None else None
+        return (
+            []
+            if known is None
+            else sorted(
+                unique_id
+                for unique_id in self.records
+                if unique_id.startswith(_BUILT_PREFIXES) and unique_id not in known
+            )
         )
 
     def uncovered_failures(self) -> list[str]:

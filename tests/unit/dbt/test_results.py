@@ -230,6 +230,14 @@ def test_failures_that_no_node_shows_are_told_apart() -> None:
     assert made.failed() == ["model.p.m", "test.p.lonely"]
 
 
+def test_what_was_built_but_is_not_in_the_manifest_is_told_apart() -> None:
+    made = board(m="success", a="pass")
+    made.add({"id": "model.p.new", "status": "success"})
+    made.add({"id": "operation.p.hook", "status": "success"})
+    assert made.unknown() == ["model.p.new"]
+    assert NodeBoard(None, {"model.p.new": {"status": "success"}}).unknown() == []
+
+
 def test_a_source_waits_for_its_freshness_in_each_try() -> None:
     made = NodeBoard(INDEX, {"test.p.c": {"status": "pass"}})
     made.awaited = frozenset({"source.p.s"})

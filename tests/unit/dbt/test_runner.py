@@ -390,6 +390,12 @@ def test_a_missing_adapter_is_told_with_its_package(shop: Path, executable: Path
         run(shop, "parse", executable=executable)
 
 
+def test_an_id_that_the_project_no_longer_has_is_told_with_the_way_out(again: Path) -> None:
+    way_out = r"(?s)test\.shop\.gone\.1.*make the manifest anew with airflow-ext dbt index"
+    with pytest.raises(DbtFailedError, match=way_out):
+        run(again, only=["model.shop.orders", "test.shop.gone.1"])
+
+
 def test_a_target_that_does_not_exist_is_told_with_those_that_do(shop: Path) -> None:
     with pytest.raises(DbtFailedError, match="does not have a target named 'live'"):
         run(shop, "parse", target="live")
