@@ -129,6 +129,10 @@ class DbtOperator(BaseOperator):
             raise TypeError(f"project={project!r}: give DbtProject(project_dir=...)")
         if vars is not None and not isinstance(vars, Mapping):
             raise TypeError(f"vars={vars!r}: give a mapping, such as {{'day': '{{{{ ds }}}}'}}")
+        if on_warning is not None and not callable(on_warning):
+            raise TypeError(
+                f"on_warning={on_warning!r}: give a function that takes the context and a list of texts"
+            )
         self.project = project
         self.select = select
         self.exclude = exclude

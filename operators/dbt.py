@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,7 +88,7 @@ class DbtTaskGroup(TaskGroup):
     the name (``<name>_v<version>``), and a node of another package is ``dbt/<project>/<package>/<name>``.
 
     :param group_id: Id of the group.
-    :param project: The project; its manifest draws the group.
+    :param project: The project, required; its manifest draws the group.
     :param select: What to build, in dbt's own syntax; ``None`` means everything. A selection must have been
         indexed: ``airflow-ext dbt index DIR --select ...``.
     :param exclude: What to leave out, likewise.
@@ -116,7 +117,7 @@ class DbtTaskGroup(TaskGroup):
         self,
         group_id: str,
         *,
-        project: DbtProject,
+        project: DbtProject | None = None,
         select: Words | None = None,
         exclude: Words | None = None,
         selector: str | None = None,
@@ -131,7 +132,7 @@ class DbtTaskGroup(TaskGroup):
         **kwargs: Any,
     ) -> None:
         build = {name: kwargs.pop(name) for name in _OF_THE_BUILD.intersection(kwargs)}
-        _check_arguments(group_id, project, kwargs)
+        project = _checked(group_id, project, kwargs)
         super().__init__(group_id=group_id, **kwargs)
         if next(self.iter_mapped_task_groups(), None) is not None:
             raise ValueError(
@@ -201,17 +202,23 @@ class DbtTaskGroup(TaskGroup):
         return tasks
 
 
-def _check_arguments(group_id: str, project: Any, others: Mapping[str, Any]) -> None:
+def _checked(group_id: str, project: DbtProject | None, others: Mapping[str, Any]) -> DbtProject:
+    """Return the project; arguments that there are not come first, as those of another package bring no project."""
+    if unknown := sorted(set(others) - _OF_TASK_GROUPS):
+        known = [*inspect.signature(DbtTaskGroup.__init__).parameters, *_OF_THE_BUILD, *_OF_TASK_GROUPS]
+        near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.75) for name in unknown}
+        meant = [f"{found[0]} for {name}" for name, found in near.items() if found]
+        raise TypeError(
+            f"DbtTaskGroup({group_id!r}) takes no {', '.join(unknown)}"
+            + (f" (did you mean {', '.join(meant)}?)" if meant else "")
+            + ": arguments of tasks, such as retries, go into default_args={...}; docs/from-cosmos.md has what to write "
+            "for each argument of Cosmos"
+        )
     if not isinstance(project, DbtProject):
         raise TypeError(
             f"project={project!r} of DbtTaskGroup({group_id!r}): give DbtProject(project_dir=...)"
         )
-    unknown = sorted(set(others) - _OF_TASK_GROUPS)
-    if unknown:
-        raise TypeError(
-            f"DbtTaskGroup({group_id!r}) takes no {', '.join(unknown)}: arguments of tasks, such as retries, go into "
-            "default_args={...}; docs/from-cosmos.md has what to write for each argument of Cosmos"
-        )
+    return project
 
 
 def _link(above: Sequence[BaseOperator], below: BaseOperator) -> None:

@@ -179,6 +179,10 @@ def load_index(
             return index
     try:
         content = manifest.read_bytes()
+    except IsADirectoryError as exc:
+        raise InvalidProjectError(
+            f"{source} is a folder: give manifest= the path of the manifest.json in it", source=source
+        ) from exc
     except OSError as exc:
         raise InvalidProjectError(f"{source} cannot be read: {exc}", source=source) from exc
     key = content_key(content)

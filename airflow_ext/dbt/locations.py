@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import re
 import secrets
 import time
 from pathlib import Path
@@ -25,6 +26,8 @@ import msgspec
 from airflow_ext.exceptions import InvalidProjectError
 
 log = logging.getLogger(__name__)
+
+_ONE_SLASH = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
 
 LOOK_INTERVAL = 60.0
 """Seconds between two looks of one machine at a remote file."""
@@ -46,9 +49,11 @@ def place_of(value: str | Path, *, argument: str) -> Path | str:
 
     :param value: A path or URL; ``file://`` is a path.
     :param argument: Name of the argument, for messages.
-    :raises InvalidProjectError: If a URL carries a password.
+    :raises InvalidProjectError: If a URL carries a password, or begins with one slash only.
     """
     text = str(value)
+    if _ONE_SLASH.match(text):
+        raise InvalidProjectError(f"{argument}={text!r}: a URL has two slashes, as in s3://bucket/folder")
     if "://" not in text or isinstance(value, Path):
         return Path(value).absolute()
     parts = urlsplit(text)

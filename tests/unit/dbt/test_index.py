@@ -98,7 +98,7 @@ def test_a_whole_build_runs_nodes_their_tests_and_tests_of_nothing() -> None:
 
 
 def test_a_manifest_that_is_a_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InvalidProjectError, match="cannot be read"):
+    with pytest.raises(InvalidProjectError, match="is a folder: give manifest= the path"):
         DbtProject(project_dir=tmp_path, manifest=tmp_path).index()
 
 

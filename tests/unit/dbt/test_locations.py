@@ -27,6 +27,11 @@ def test_a_place_is_an_absolute_path_or_a_url(value: str, expected: Path | str) 
     assert place_of(value, argument="manifest") == expected
 
 
+def test_a_url_with_one_slash_is_no_folder() -> None:
+    with pytest.raises(InvalidProjectError, match="artifacts='s3:/bucket/x': a URL has two slashes"):
+        place_of("s3:/bucket/x", argument="artifacts")
+
+
 def test_a_url_with_a_password_is_refused_without_telling_it() -> None:
     secret = secrets.token_hex()
     with pytest.raises(InvalidProjectError, match="manifest: a URL must not hold a password") as caught:

@@ -58,6 +58,12 @@ def test_only_a_whole_build_is_what_others_defer_to(project: DbtProject, tmp_pat
     ("arguments", "error", "text"),
     [
         pytest.param({"retries": 2}, TypeError, "retries.*default_args", id="task-argument"),
+        pytest.param({"granularty": "node"}, TypeError, "did you mean granularity for", id="misspelt"),
+        pytest.param(
+            {"project": None, "project_config": 1}, TypeError, "no project_config.*Cosmos", id="of-cosmos"
+        ),
+        pytest.param({"project": None}, TypeError, r"give DbtProject\(project_dir", id="no-project"),
+        pytest.param({"on_warning": "tell"}, TypeError, "on_warning='tell': give a func", id="no-function"),
         pytest.param({"project": "/path"}, TypeError, r"give DbtProject\(project_dir", id="project-as-text"),
         pytest.param({"vars": "{a: 1}"}, TypeError, "vars=.*give a mapping", id="vars-as-text"),
         pytest.param({"select": "state:modified+"}, ValueError, "depends on a run", id="state"),
