@@ -402,24 +402,27 @@ def describe(label: str, outcome: Outcome) -> str:
         if started and status != "skipped":
             facts.append(f"started {started}, took {seconds or 0:.2f} s")
         if rows is not None:
-            facts.append(f"{rows} rows")
+            facts.append(f"{rows} row{'' if rows == 1 else 's'}")
         if tests:
             facts.append("tests: " + ", ".join(f"{count} {status}" for status, count in tests.items()))
         text.append("; ".join(facts))
     for failure in outcome.get("failures", []):
-        rows_text = f" ({failure['rows']} failing rows)" if failure.get("rows") else ""
-        text.append(f"{failure['id']}{rows_text}: {failure.get('message') or failure['status']}")
+        text.append(_told(failure))
         if failure.get("compiled"):
             text.append(f"Compiled SQL of {failure['id']}:\n{failure['compiled'].strip()}")
-    for warning in outcome.get("warnings", []):
-        rows_text = f" ({warning['rows']} failing rows)" if warning.get("rows") else ""
-        text.append(f"Warning: {warning['id']}{rows_text}: {warning.get('message') or warning['status']}")
+    text += [f"Warning: {_told(warning)}" for warning in outcome.get("warnings", [])]
     return "\n".join(text)
 
 
 def _storable(text: str) -> str:
     """Return a text without what a JSON of PostgreSQL refuses, and a build shall not fail for: NUL, half characters."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def _told(failure: Failure) -> str:
+    rows = failure.get("rows", 0)
+    rows_text = f" ({rows} failing row{'' if rows == 1 else 's'})" if rows else ""
+    return f"{failure['id']}{rows_text}: {failure.get('message') or failure['status']}"
 
 
 def _is_failed_test(unique_id: str, record: NodeRecord) -> bool:
