@@ -179,6 +179,7 @@ class DbtNodesOperator(DbtOperator):
                 name = board.index.project if board.index is not None else self.project.project_dir.name
                 latest = latest_of(root, project=name, target=self.project.target)
                 keep_run(end.target, latest, results=place)
+                self.log.info("They are now what latest_of() names: %s", latest)
 
     def _is_whole(self, board: NodeBoard) -> bool:
         """Tell whether all of the project was built with all of its rows."""

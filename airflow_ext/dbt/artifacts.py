@@ -69,8 +69,10 @@ def fetch_state(place: str, into: Path, *, needs: str = MANIFEST) -> None:
             content = read(_file(place, name, argument="state"))
         except (FileNotFoundError, NotADirectoryError):
             if name == needs:
+                latest = "; what latest_of() names is there once a build of the whole project with artifacts= went well"
                 raise InvalidProjectError(
-                    f"state={place!r} has no {name}: give the folder or URL where an earlier run's is kept",
+                    f"state={place!r} has no {name}: give the folder or URL where an earlier run's is kept"
+                    + (latest if "/latest/" in place else ""),
                     source=place,
                 ) from None
             continue

@@ -109,7 +109,9 @@ class DbtProject:
         if self.executable is not None:
             command += ["--dbt", self.executable]
         command += selection.arguments()
-        if self.profile_conn_id is None or (self.project_dir / "profiles.yml").is_file():
+        if (self.profiles_dir / "profiles.yml").is_file() or self.profiles_dir != self.project_dir:
+            return shlex.join(command)
+        if self.profile_conn_id is None and not adapter:
             return shlex.join(command)
         if self.schema is not None:
             command += ["--schema", self.schema]

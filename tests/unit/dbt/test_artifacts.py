@@ -118,6 +118,14 @@ def test_a_state_without_what_it_is_needed_for_is_refused(place: str, tmp_path: 
         fetch_state(place, tmp_path / "state", needs=needs)
 
 
+def test_a_state_of_the_last_good_build_says_when_there_is_one(tmp_path: Path) -> None:
+    place = latest_of(str(tmp_path), project="shop", target=None)
+    with pytest.raises(
+        InvalidProjectError, match="once a build of the whole project with artifacts= went well"
+    ):
+        fetch_state(place, tmp_path / "state")
+
+
 @pytest.mark.parametrize(
     ("part", "segment"),
     [

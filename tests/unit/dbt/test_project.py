@@ -93,6 +93,14 @@ def test_the_remedy_asks_for_an_adapter_only_where_there_is_no_profile(tmp_path:
     assert project.remedy == f"airflow-ext dbt index {tmp_path}"
 
 
+def test_the_remedy_for_a_selection_parses_as_the_manifest_was_made(tmp_path: Path) -> None:
+    command = f"airflow-ext dbt index {tmp_path} --select a"
+    project = DbtProject(project_dir=tmp_path)
+    assert project.remedy_for(Selection.of("a"), adapter="duckdb") == f"{command} --adapter duckdb"
+    (tmp_path / "profiles.yml").touch()
+    assert project.remedy_for(Selection.of("a"), adapter="duckdb") == command
+
+
 @pytest.mark.parametrize(
     ("namespace", "relation", "uri", "dataset"),
     [
