@@ -229,8 +229,9 @@ class NodeBoard:
         outcomes: dict[str, Outcome] = {}
         for unit in units:
             outcome = self._outcome(unit, over=over)
-            if outcome is None and over and not self._has_work(unit):
-                # An exposure or a source without tests has no state but that of what it stands on.
+            if outcome is None and (over or self._stands_alone(unit)) and not self._has_work(unit):
+                # An exposure or a source without tests has no state but that of what it stands on; what stands on
+                # nothing does not wait for a build that may break.
                 good = all(outcomes.get(up, {}).get("state") == "success" for up in unit.parents)
                 lines = [[node.unique_id, None, None, None, None, None] for node in unit.nodes]
                 outcome = Outcome(state="success" if good else "skipped", nodes=lines)
@@ -306,6 +307,9 @@ class NodeBoard:
                 status = self.records[test]["status"]
                 counts[status] = counts.get(status, 0) + 1
         return counts
+
+    def _stands_alone(self, unit: DbtUnit) -> bool:
+        return not unit.parents and self.awaited.isdisjoint(node.unique_id for node in unit.nodes)
 
     def _has_work(self, unit: DbtUnit) -> bool:
         return any(node.runs or node.unique_id in self.records for node in unit.nodes) or bool(unit.tests)

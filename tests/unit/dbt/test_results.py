@@ -112,6 +112,14 @@ def test_an_exposure_is_what_it_stands_on(status: str, expected: str) -> None:
     assert made.outcomes([N, E], over=True)["e"]["state"] == expected
 
 
+def test_a_source_that_has_nothing_to_run_does_not_wait_for_the_build() -> None:
+    bare = DbtUnit("s", "node", (SOURCE,), (), ())
+    assert board().outcomes([bare, E], over=False).keys() == {"s"}
+    made = board()
+    made.awaited = frozenset({SOURCE.unique_id})
+    assert made.outcomes([bare], over=False) == {}
+
+
 def test_failures_have_dbts_messages_rows_and_sql() -> None:
     made = board(m="success", b="pass")
     made.add(
