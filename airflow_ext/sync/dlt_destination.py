@@ -24,6 +24,14 @@ FILE_MODES = ("append", "replace")
 ROW_HASH = "_row_hash"
 """Column by which dlt tells whether a row of an scd2 table has changed."""
 
+_HINTS = (
+    "primary_key",
+    "merge_key",
+    "x-row-version",
+    "x-valid-from",
+    "x-valid-to",
+    "x-active-record-timestamp",
+)
 _SCOPE = "x-merge-destination-scope"
 
 
@@ -115,6 +123,26 @@ class DltTable:
                 f"{', '.join(_modes(strategies))}"
             )
         self._upsert = "delete-insert" not in strategies
+        self.known: Mapping[str, Any] = self._known()
+        versions = ROW_HASH in self.known.get("columns", {})
+        if self.known and versions != (self.table.mode == "scd2"):
+            raise InvalidError(
+                f"{where}: it has been loaded {'with versions' if versions else 'without versions'} of its rows before; drop "
+                "it in the destination, and it is loaded from the beginning, or go on as before"
+            )
+
+    def forget_mode(self) -> None:
+        """Take off what an earlier run has said of the table: dlt only adds to that.
+
+        A key of before would thin out the rows of a window, and a window of before the rows of a merge.
+        """
+        if not self.known:
+            return
+        table: Any = self.known
+        table.pop(_SCOPE, None)
+        for column in table["columns"].values():
+            for hint in _HINTS:
+                column.pop(hint, None)
 
     def hints(self) -> dict[str, Any]:
         """Return the keys of the table, as dlt's resources take them."""
@@ -138,11 +166,7 @@ class DltTable:
             return {"disposition": "merge", "strategy": "delete-insert", "destination_scope": self._window()}
         if mode != "merge":
             return mode
-        told = {"disposition": "merge", "strategy": "upsert" if self._upsert else "delete-insert"}
-        if self._known().get(_SCOPE):
-            # dlt keeps the window of a run in the past, by which it would go on deleting.
-            told["destination_scope"] = self._same_keys()
-        return told
+        return {"disposition": "merge", "strategy": "upsert" if self._upsert else "delete-insert"}
 
     def batches(self, *, start: Any, on_rows: Any) -> Iterator[pa.Table]:
         """Yield the rows as the destination's columns take them; at least one batch, if an empty one.
@@ -189,7 +213,7 @@ class DltTable:
         import pyarrow.compute as pc
         from dlt.common.libs.pyarrow import get_column_type_from_py_arrow, get_py_arrow_datatype
 
-        known = self._known().get("columns", {})
+        known = self.known.get("columns", {})
         caps = self.pipeline.destination.capabilities()
         for index, field in enumerate(batch.schema):
             there = known.get(normal(field.name))
@@ -211,12 +235,6 @@ class DltTable:
 
     def _column(self, name: str) -> str:
         return str(self.pipeline.sql_client().escape_column_name(normal(name)))
-
-    def _same_keys(self) -> str:
-        same = " AND ".join(
-            f"s.{column} = {{table}}.{column}" for column in map(self._column, self.table.primary_key)
-        )
-        return f"EXISTS (SELECT 1 FROM {{staging_table}} AS s WHERE {same})"
 
     def _window(self) -> str:
         """Return the condition that holds for the rows of the window in the destination."""

@@ -69,15 +69,18 @@ class DltEngine:
             pipeline.activate()
             pipeline.sync_destination()
             finished = self._finish_pending(pipeline)
+            self._forget_dropped(pipeline)
             loaded = self._appends.loaded()
             self._appends.begin()
             rows: dict[str, int] = {}
             run_id = finished[-1]["run_id"] if finished else ""
-            if tables := [table for table in job.tables if table.name not in loaded]:
-                before = self._api_columns(pipeline)
+            for tables in packages([table for table in job.tables if table.name not in loaded]):
+                before = self._api_columns(pipeline, tables)
                 self._extract(pipeline, tables)
-                rows, run_id = self._load(pipeline)
-                for name, now in self._api_columns(pipeline).items():
+                written, run_id = self._load(pipeline)
+                rows |= written
+                self._appends.note({table.name: written.get(normal(table.name), 0) for table in tables})
+                for name, now in self._api_columns(pipeline, tables).items():
                     self._columns[name] = {"before": before.get(name), "now": now}
             self._appends.end()
         return SyncResult(
@@ -101,7 +104,28 @@ class DltEngine:
         seen = self._columns.get(table)
         return column_changes(seen["before"], seen["now"] or {}) if seen else ()
 
-    def _api_columns(self, pipeline: dlt.Pipeline) -> dict[str, dict[str, str]]:
+    def _forget_dropped(self, pipeline: dlt.Pipeline) -> None:
+        """Let tables begin anew that somebody has dropped; dlt would go on as if they were there.
+
+        Files are left out: it is no sign of that if somebody has taken them away.
+        """
+        if self.job.pair.destination == "filesystem" or not pipeline.default_schema_name:
+            return
+        from dlt.pipeline.helpers import pipeline_drop
+
+        seen = {table["name"] for table in pipeline.default_schema.data_tables(seen_data_only=True)}
+        ours = {there: table.name for table in self.job.tables if (there := normal(table.name)) in seen}
+        if not ours:
+            return
+        with pipeline.destination_client() as client:
+            found: Any = client  # whatever writes tables can tell which there are
+            gone = [ours[there] for there, columns in found.get_storage_tables(list(ours)) if not columns]
+        if gone:
+            text = f"no table {', '.join(gone)} in the destination any more; loading from the beginning"
+            self.tell({"event": "log", "level": "info", "text": text})
+            pipeline_drop(pipeline, resources=gone)()
+
+    def _api_columns(self, pipeline: dlt.Pipeline, tables: list[SyncTable]) -> dict[str, dict[str, str]]:
         """Return the columns that are known of each table of an API; only its answers tell them."""
         if not pipeline.default_schema_name:
             return {}
@@ -112,7 +136,7 @@ class DltEngine:
                 for name, column in known[normal(table.name)]["columns"].items()
                 if "data_type" in column and not name.startswith("_dlt")
             }
-            for table in self.job.tables
+            for table in tables
             if isinstance(table, SyncApi) and normal(table.name) in known
         }
 
@@ -140,8 +164,23 @@ class DltEngine:
         self.tell({"event": "phase", "phase": "normalize"})
         normalized = pipeline.normalize()
         self.tell({"event": "phase", "phase": "load"})
-        info = pipeline.load()
+        with self._giving_up(pipeline):
+            info = pipeline.load()
         return dict(normalized.row_counts), info.loads_ids[-1] if info and info.loads_ids else ""
+
+    @contextmanager
+    def _giving_up(self, pipeline: dlt.Pipeline) -> Iterator[None]:
+        """Give up a package that a database refuses for what is in it, which dlt may take for a fault that passes."""
+        from dlt.pipeline.exceptions import PipelineStepFailed
+        from sqlalchemy import exc
+
+        try:
+            yield
+        except PipelineStepFailed as error:
+            for_good = (exc.DataError, exc.IntegrityError, exc.NotSupportedError)
+            if pipeline.has_pending_data and any(isinstance(link, for_good) for link in causes(error)):
+                pipeline.abort_packages()
+            raise
 
     def _finish_pending(self, pipeline: dlt.Pipeline) -> list[dict[str, Any]]:
         """Load the packages of a crashed try; dlt's own ``run`` would load them *instead of* new data."""
@@ -159,7 +198,8 @@ class DltEngine:
                 for load_id in pipeline.list_normalized_load_packages()
             ]
             try:
-                pipeline.load()
+                with self._giving_up(pipeline):
+                    pipeline.load()
             except PipelineStepFailed as error:
                 if pipeline.has_pending_data:
                     raise
@@ -202,6 +242,7 @@ class DltEngine:
         import dlt
 
         there = DltTable(self.job, pipeline, source)
+        there.forget_mode()
         total = 0
 
         def count(rows: int) -> None:
@@ -221,6 +262,9 @@ class DltEngine:
             kept = dlt.current.source_state()
             files = kept.setdefault("files", {})
             known = kept.setdefault("columns", {})
+            if not there.known:
+                files.pop(table.name, None)
+                known.pop(table.name, None)
             before = known.get(table.name)
             if not source.resume(files.get(table.name)):
                 if before:
@@ -241,6 +285,15 @@ class DltEngine:
         )
 
 
+def packages(tables: list[SyncTable]) -> list[list[SyncTable]]:
+    """Return which tables dlt loads together.
+
+    A package of which a part is refused is given up and read again; rows that were appended by then would be doubled.
+    """
+    together = [table for table in tables if table.mode != "append"]
+    return [*([together] if together else []), *([table] for table in tables if table.mode == "append")]
+
+
 def causes(error: BaseException) -> list[BaseException]:
     """Return the error and what led to it, the root last; dlt keeps part of the chain in attributes."""
     chain: list[BaseException] = []
@@ -255,5 +308,9 @@ def root_cause(error: BaseException) -> str:
     """Return the first line of the error that started it all."""
     root = causes(error)[-1]
     if trace := getattr(root, "failed_message", None):
-        return re.sub(r"^[\w.]+(Exception|Error): ", "", str(trace).strip().splitlines()[-1])
+        lines = str(trace).strip().splitlines()
+        # The message of an error may go on for lines, with the statement and its rows.
+        told = [line for line in lines if re.match(r"[\w.]+(Exception|Error|[a-z]Relation): ", line)]
+        text = re.sub(r"^[\w.]+: ", "", (told or lines)[-1])
+        return re.sub(r"^\([\w.]+Error\) ", "", text)
     return next(iter(str(root).strip().splitlines()), "") or type(root).__name__

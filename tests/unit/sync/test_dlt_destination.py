@@ -90,7 +90,7 @@ def test_each_mode_and_once_more_on_a_fresh_worker(source: Any, lite: Lite, tmp_
     assert lite.rows("SELECT j, at FROM m WHERE id = 1") == [('{"a": 1}', "2024-01-02 00:00:00.000000")]
 
 
-def test_a_window_whose_rows_are_gone_is_emptied_and_a_mode_that_changed_forgets_it(
+def test_a_window_whose_rows_are_gone_is_emptied_and_a_mode_that_changed_forgets_the_one_before(
     source: Any, lite: Lite
 ) -> None:
     source("CREATE TABLE t (id int, day date)", "INSERT INTO t VALUES (1, '2024-01-01'), (2, '2024-01-02')")
@@ -102,6 +102,38 @@ def test_a_window_whose_rows_are_gone_is_emptied_and_a_mode_that_changed_forgets
     source("DELETE FROM t", "INSERT INTO t VALUES (5, '2024-01-05')")
     assert counted(lite(SyncTable("t", primary_key="id"))) == {"t": 1}
     assert lite.rows("SELECT id FROM t ORDER BY id") == [(1,), (5,)]
+    source("INSERT INTO t VALUES (5, '2024-01-05')")
+    counted(lite(windowed, window=("2024-01-05", "2024-01-06")))
+    assert lite.rows("SELECT id FROM t ORDER BY id") == [(1,), (5,), (5,)], "no key in this mode"
+
+
+def test_versions_are_not_mixed_with_rows_that_have_none_and_a_table_that_was_dropped_begins_anew(
+    source: Any, lite: Lite
+) -> None:
+    source("CREATE TABLE t (id int, v text)", "INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+    counted(lite(SyncTable("t", primary_key="id", cursor="id")))
+    versions = SyncTable("t", mode="scd2", primary_key="id", cursor="id")
+    status = lite(versions)
+    assert status.fixable
+    assert "loaded without versions of its rows before; drop it in the destination" in status.reason
+    lite.rows("DROP TABLE t")
+    assert counted(lite(versions)) == {"t": 2}
+    assert lite.rows("SELECT id, _valid_to FROM t ORDER BY id") == [(1, None), (2, None)]
+
+
+def test_a_table_that_is_refused_takes_no_other_with_it(source: Any, lite: Lite) -> None:
+    """Neither doubles rows that another table has appended nor stays behind for ever."""
+    for name in ("a", "b"):
+        source(f"CREATE TABLE {name} (id int, v text)", f"INSERT INTO {name} VALUES (1, 'x')")
+    tables = [SyncTable(name, mode="append", cursor="id") for name in ("a", "b")]
+    counted(lite(*tables))
+    lite.rows("CREATE UNIQUE INDEX one ON b (v)")
+    source("INSERT INTO a VALUES (2, 'x')", "INSERT INTO b VALUES (2, 'x')")
+    status = lite(*tables)
+    assert (status.status, status.reason) == (SyncStatus.FAILED, "load: UNIQUE constraint failed: b.v")
+    source("UPDATE b SET v = 'y' WHERE id = 2")
+    assert counted(lite(*tables)) == {"a": 0, "b": 1}
+    assert [lite.rows(f"SELECT id FROM {name}") for name in ("a", "b")] == [[(1,), (2,)], [(1,), (2,)]]
 
 
 def test_a_value_that_does_not_fit_its_column_fails_the_run(source: Any, lite: Lite) -> None:
