@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.hooks._sync_files import filesystem
@@ -20,6 +21,24 @@ if TYPE_CHECKING:
 
 NAME, OPTIONS = "dlt_destination", "dlt_options"
 """Fields of a destination connection's extra: a destination of dlt, and what dlt takes for it beside the rest."""
+
+_HARMLESS = {
+    *(
+        "host",
+        "server_hostname",
+        "database",
+        "username",
+        "port",
+        "http_port",
+        "secure",
+        "driver",
+        "drivername",
+    ),
+    *("project_id", "client_email", "token_uri", "region_name", "endpoint_url", "http_path", "catalog"),
+    *("warehouse", "role", "authenticator", "client_id", "azure_storage_account_name", "connect_timeout"),
+    *("private_key_path", "sslmode", "aws_profile", "type"),
+}
+"""Names in credentials whose values may show up in messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +69,7 @@ def destination_of(connection: Connection) -> Destination:
     name = extra.get(NAME)
     found: Destination
     if name:
-        found = Destination(kind=str(name))
+        found = _named(connection, str(name), given)
     elif (make := _KINDS.get(str(connection.conn_type))) is not None:
         found = make(connection)
     else:
@@ -62,13 +81,46 @@ def destination_of(connection: Connection) -> Destination:
     if given and found.kind in ("duckdb", "postgres"):
         raise _wrong(connection, f"{OPTIONS} in its extra is for destinations that dlt writes")
     options = _over(found.options, given)
+    # dlt takes the URL of files apart from the rest.
+    url = str(options.pop("bucket_url", found.url)) if found.kind == "filesystem" else found.url
     passwords = [connection.password] if connection.password else []
     return Destination(
         kind=found.kind,
-        url=found.url,
+        url=url,
         options=options,
-        secrets=(*passwords, *found.secrets, *secrets_within(options)),
+        secrets=(*passwords, *found.secrets, *secrets_within(options), *_unknown(options)),
     )
+
+
+def _unknown(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what lies in credentials, and in objects beside them, under any name that is not known to be harmless."""
+    for name, value in options.items():
+        if name == "credentials" or not isinstance(value, str | int | float):
+            yield from _texts(value, name)
+
+
+def _texts(value: Any, name: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner, name)
+    elif name not in _HARMLESS and value not in (None, True, False):
+        yield str(value)
+        with suppress(ValueError):
+            if password := urlsplit(str(value)).password:
+                yield from (password, unquote(password))
+
+
+def _named(connection: Connection, name: str, given: Mapping[str, Any]) -> Destination:
+    """Return a destination of dlt; the engine checks the name."""
+    if name in ("duckdb", "postgres"):
+        raise _wrong(connection, f"{name!r} in {NAME} is a connection type; make a connection of that type")
+    url = str(given.get("bucket_url") or "")
+    if name == "filesystem" and not url:
+        raise _wrong(connection, f"for files give bucket_url in {OPTIONS}")
+    return Destination(kind=name, url=url if name == "filesystem" else "")
 
 
 def _wrong(connection: Connection, problem: str) -> InvalidError:

@@ -13,7 +13,7 @@ from airflow_ext.exceptions import InvalidError
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-SECRET_WORDS = ("secret", "password", "token", "key", "connection_string")
+SECRET_WORDS = ("secret", "passw", "passphrase", "pwd", "token", "key", "authorization", "connection_string")
 
 
 def dump_filesystem(made: AbstractFileSystem) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
@@ -19,7 +20,8 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
     """Return ``text`` with ``***`` in place of credentials.
 
     :param text: An error message, a log line.
-    :param secrets: Values known to be secret; found plain and URL-encoded.
+    :param secrets: Values known to be secret; found plain, URL-encoded (also as SQLAlchemy does), and as text in JSON
+        and Python.
     """
     for secret in sorted({form for value in secrets for form in _forms(value)}, key=len, reverse=True):
         text = text.replace(secret, "***")
@@ -30,4 +32,5 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
 def _forms(secret: str) -> tuple[str, ...]:
     if len(secret) < SHORTEST:
         return ()
-    return secret, quote(secret, safe=""), quote(secret), quote_plus(secret)
+    encoded = (quote(secret, safe=""), quote(secret), quote_plus(secret), quote(secret, safe=" +"))
+    return secret, *encoded, json.dumps(secret)[1:-1], repr(secret)[1:-1]

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from airflow_ext.exceptions import InvalidError
 from airflow_ext.hooks.sync import DltHook
 from airflow_ext.provider import get_provider_info
+from airflow_ext.sync.scrub import scrub
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, conn_id: str, **fields: Any) -> None:
@@ -57,6 +58,11 @@ def test_a_postgres_connection_becomes_a_url_with_its_password_and_options(
             {"conn_type": "http", "host": "x"}, "'http' is no destination: .*snowflake", id="no database"
         ),
         pytest.param({"conn_type": "redshift", "host": "x"}, "does not give database, username", id="gaps"),
+        pytest.param(
+            {"conn_type": "generic", "extra": {"dlt_destination": "duckdb"}},
+            "connection of that type",
+            id="DuckDB by name",
+        ),
         pytest.param({"conn_type": "aws"}, "such as s3://bucket", id="S3 without a URL"),
         pytest.param(
             {"conn_type": "sqlite", "host": "x", "extra": {"dlt_options": 1}},
@@ -170,6 +176,22 @@ def test_the_extra_of_a_destination_goes_over_what_its_fields_say(
         "port": 7,
         "connect_timeout": 3,
     }
+
+
+def test_no_secret_of_a_destination_is_shown_whatever_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    password = f"{SECRET} @/ö\"'\\"
+    url = sa.URL.create("mysql+pymysql", "me", password, "db").render_as_string(hide_password=False)
+    for options in (
+        {"credentials": {"odd": password, "more": [{"deep": password}]}},
+        {"credentials": url},
+        {"engine_kwargs": {"connect_args": {"pass": password}}},
+    ):
+        connect(monkeypatch, "pg", conn_type="sqlite", host="x")
+        extra = {"dlt_destination": "sqlalchemy", "dlt_options": options}
+        connect(monkeypatch, "duck", conn_type="generic", extra=extra)
+        found = pair(monkeypatch).get_conn()
+        for text in (str(found.destination_options), json.dumps(options), f"cannot open {url}"):
+            assert SECRET not in scrub(text, found.secrets)
 
 
 def test_a_source_that_is_no_sql_database_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
