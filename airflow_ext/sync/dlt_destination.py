@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow_ext.exceptions import InvalidError, SyncFailedError
 from airflow_ext.sync.direct_load import VALID_FROM, VALID_TO, Readable
+from airflow_ext.sync.dlt_databases import dialect_of, literal, misfit
 from airflow_ext.sync.dlt_job import DltJob
 from airflow_ext.sync.names import normal
 from airflow_ext.sync.tables import SyncTable
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
 
 FILE_MODES = ("append", "replace")
 """Files are written once; nothing in them is replaced row by row."""
+
+_NO_DESTINATIONS = ("destination", "dummy")
+"""What dlt has for functions, and for nothing: rows sent there would be lost."""
+
+_OURS = {"dataset_name", "destination_name", "environment"}
+"""Options that this engine decides on."""
 
 ROW_HASH = "_row_hash"
 """Column by which dlt tells whether a row of an scd2 table has changed."""
@@ -32,6 +40,9 @@ _HINTS = (
     "x-valid-to",
     "x-active-record-timestamp",
 )
+_NOT_IN_SQL = re.compile(r"[;%\r\n]|(?<!\w):")
+"""dlt splits statements at semicolons and lines, and drivers and SQLAlchemy take the others for places of values."""
+
 _SCOPE = "x-merge-destination-scope"
 
 
@@ -51,14 +62,22 @@ def make(job: DltJob) -> Any:
         return dlt.destinations.postgres(credentials=pair.destination_url, **_strategy(job))
     if pair.destination == "filesystem":
         return dlt.destinations.filesystem(bucket_url=pair.destination_url, **pair.destination_options)
+    if not re.fullmatch(r"[a-z]\w*", pair.destination) or pair.destination in _NO_DESTINATIONS:
+        # A path would be imported, whatever it is.
+        raise InvalidError(
+            f"destination {pair.destination!r}: give the name of a destination of dlt, such as 'athena'"
+        )
     try:
         made = dlt.destination(pair.destination, **pair.destination_options)
+        _check_options(job, made.spec)
         if "replace_strategy" in made.spec.__dataclass_fields__:
             options = {**_strategy(job), **pair.destination_options}
             if "insert-from-staging" not in (made.capabilities().supported_replace_strategies or ()):
                 del options["replace_strategy"]
             made = dlt.destination(pair.destination, **options)
         _ = made.client_class  # imports the driver
+    except InvalidError:
+        raise
     except ImportError as error:
         way = f"pip install 'dlt[{pair.destination}]'"
         if pair.destination == "sqlalchemy":
@@ -69,6 +88,31 @@ def make(job: DltJob) -> Any:
     except (DltException, ValueError, TypeError) as error:
         raise InvalidError(f"destination {pair.destination!r}: dlt refuses it: {error}") from None
     return made
+
+
+def _check_options(job: DltJob, spec: Any) -> None:
+    """Refuse options that dlt would pass over, and credentials it would stumble over later.
+
+    :raises InvalidError: If there are such.
+    """
+    from dlt.common.destination import DestinationCapabilitiesContext
+
+    pair = job.pair
+    takes = {*spec.get_resolvable_fields(), *DestinationCapabilitiesContext.get_resolvable_fields()} - _OURS
+    if unknown := sorted(set(pair.destination_options) - takes):
+        raise InvalidError(f"destination {pair.destination!r} takes no option {unknown[0]!r}")
+    if pair.destination == "sqlalchemy":
+        import sqlalchemy as sa
+
+        told = pair.destination_options.get("credentials")
+        try:
+            there = isinstance(told, Mapping) or sa.make_url(told).get_dialect()
+        except (sa.exc.ArgumentError, TypeError):
+            there = False
+        if not there:
+            raise InvalidError(
+                "destination 'sqlalchemy': its credentials must be a URL of SQLAlchemy, such as dialect+driver://user:password@host/"
+            )
 
 
 def _strategy(job: DltJob) -> dict[str, Any]:
@@ -123,6 +167,7 @@ class DltTable:
                 f"{', '.join(_modes(strategies))}"
             )
         self._upsert = "delete-insert" not in strategies
+        self._dialect = dialect_of(pipeline)
         self.known: Mapping[str, Any] = self._known()
         versions = ROW_HASH in self.known.get("columns", {})
         if self.known and versions != (self.table.mode == "scd2"):
@@ -194,6 +239,11 @@ class DltTable:
                     table=self.table.name,
                 )
         batch = self._fit(batch)
+        if self._dialect is not None and (problem := misfit(batch, self._dialect.name)):
+            raise SyncFailedError(
+                f"{problem}; leave such rows out with where=, or write the column as text with a view",
+                table=self.table.name,
+            )
         if self.table.mode == "scd2":
             batch = batch.append_column(ROW_HASH, [_row_hashes(batch)])
         return batch
@@ -242,32 +292,29 @@ class DltTable:
         cursor = str(self.table.cursor)
         zone = next((getattr(c.arrow, "tz", None) for c in self.source.columns if c.name == cursor), None)
         column = self._column(cursor)
-        start, end = (self._literal(value, zone is not None) for value in self.source.bounds(self.window))
+        bounds = self.source.bounds(self.window)
+        if odd := next((end for end in bounds if isinstance(end, str) and _NOT_IN_SQL.search(end)), None):
+            raise InvalidError(
+                f"the window of table {self.table.name!r} ends at the text {odd!r}, whose signs dlt does not carry into SQL as "
+                "they are; choose another end, or a cursor that is no text"
+            )
+        start, end = (self._literal(value, zone is not None) for value in bounds)
         # dlt fills in names of tables with str.format.
         return f"{column} >= {start} AND {column} < {end}".replace("{", "{{").replace("}", "}}")
 
     def _literal(self, value: Any, zone: bool) -> str:
         if isinstance(value, datetime):
             value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-        if self.job.pair.destination == "sqlalchemy":
-            return self._sqlalchemy_literal(value)
+        if self._dialect is not None:
+            return literal(
+                value.replace(tzinfo=None) if isinstance(value, datetime) else value, self._dialect
+            )
         caps = self.pipeline.destination.capabilities()
         if isinstance(value, datetime):
-            literal = caps.format_datetime_literal(value, caps.timestamp_precision, not zone)
-            return str(literal)
+            return str(caps.format_datetime_literal(value, caps.timestamp_precision, not zone))
         if isinstance(value, date):
             return f"CAST('{value.isoformat()}' AS DATE)"
         return str(caps.escape_literal(value)) if isinstance(value, str) else str(value)
-
-    def _sqlalchemy_literal(self, value: Any) -> str:
-        import sqlalchemy as sa
-
-        dialect = sa.engine.make_url(str(self.job.pair.destination_options["credentials"])).get_dialect()()
-        if isinstance(value, datetime):
-            value = value.replace(tzinfo=None)
-        text = str(sa.literal(value).compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
-        # dlt hands it to sa.text, which takes a colon for the start of a bound value.
-        return text.replace(":", r"\:")
 
 
 def _modes(strategies: Any) -> list[str]:

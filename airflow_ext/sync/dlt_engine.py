@@ -20,6 +20,7 @@ from airflow_ext.sync.api_source import api_resources
 from airflow_ext.sync.direct import readables
 from airflow_ext.sync.direct_load import Readable, column_changes, columns_now
 from airflow_ext.sync.dlt_appends import AppendLog
+from airflow_ext.sync.dlt_databases import teach
 from airflow_ext.sync.dlt_destination import DltTable, file_format, make
 from airflow_ext.sync.dlt_job import DltJob
 from airflow_ext.sync.locks import Tell, only_one
@@ -67,6 +68,7 @@ class DltEngine:
             )
             self.tell({"event": "phase", "phase": "state"})
             pipeline.activate()
+            teach(pipeline)
             pipeline.sync_destination()
             finished = self._finish_pending(pipeline)
             self._forget_dropped(pipeline)
@@ -306,7 +308,10 @@ def causes(error: BaseException) -> list[BaseException]:
 
 def root_cause(error: BaseException) -> str:
     """Return the first line of the error that started it all."""
-    root = causes(error)[-1]
+    chain = causes(error)
+    root = chain[-1]
+    if isinstance(root, OSError) and len(chain) > 1 and str(root) in str(chain[-2]):
+        root = chain[-2]  # it knows which host does not answer
     if trace := getattr(root, "failed_message", None):
         lines = str(trace).strip().splitlines()
         # The message of an error may go on for lines, with the statement and its rows.

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.dialects import mysql
 
+from airflow_ext.sync.dlt_databases import mysql_types
 from airflow_ext.sync.model import SyncStatus
 from airflow_ext.sync.tables import SyncTable
 
@@ -151,12 +153,43 @@ def test_a_value_that_does_not_fit_its_column_fails_the_run(source: Any, lite: L
     assert lite.rows("SELECT n FROM u") == [(1,)]
 
 
+def test_what_the_database_would_change_without_a_word_fails_the_run(source: Any, lite: Lite) -> None:
+    source(
+        "CREATE TABLE t (id int, n numeric(38,18), c text)",
+        "INSERT INTO t VALUES (1, 0.1, '%'), (2, 123456789012345, '%')",
+    )
+    table = SyncTable("t", mode="replace")
+    counted(lite(table))
+    source("UPDATE t SET n = 0.1234567890123456789 WHERE id = 1")
+    assert "'n' holds 0.123456789012345679, of which SQLite keeps about 15 digits" in lite(table).reason
+    source("ALTER TABLE t ALTER n TYPE double precision", "UPDATE t SET n = 'NaN' WHERE id = 1")
+    lite.rows("DROP TABLE t")
+    assert "'n' holds NaN or infinity, which sqlite does not have" in lite(table).reason
+    status = lite(SyncTable("t", mode="window", cursor="c"), window=("%", "%z"))
+    assert (status.fixable, "ends at the text '%'" in status.reason) == (True, True)
+
+
+def test_a_server_that_holds_some_texts_for_equal_is_told_not_to() -> None:
+    """MySQL and MariaDB take "a", "A" and "a " for one key unless the column says otherwise, and cut text at 64 KB."""
+    from dlt.common.destination import DestinationCapabilitiesContext
+
+    dialect = mysql.dialect()
+    types = mysql_types({"utf8mb4_0900_bin", "utf8mb4_bin"})(
+        DestinationCapabilitiesContext.generic_capabilities(), dialect
+    )
+    text, binary = (types.to_destination_type({"data_type": kind}) for kind in ("text", "binary"))
+    assert text.compile(dialect) == "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin"
+    assert binary.compile(dialect) == "LONGBLOB"
+
+
 def test_what_dlt_cannot_do_is_refused_by_name(source: Any, syncs: Any) -> None:
     source("CREATE TABLE t (id int PRIMARY KEY)")
     table = SyncTable("t", mode="scd2", primary_key="id")
     for destination, reason in (
         ("snowflake", "pip install 'dlt[snowflake]"),
         ("nonsense", "'nonsense': dlt refuses it"),
+        ("os.system", "'os.system': give the name of a destination of dlt"),
+        ("dummy", "'dummy': give the name of a destination of dlt"),
         ("filesystem", "into files go append and replace"),
     ):
         status = syncs(table, destination=destination)
