@@ -33,6 +33,20 @@ class AppendLog:
         kept["loaded"].update({name: rows for name, rows in tables.items() if name in kept["asked"]})
         self._write(kept)
 
+    def loading(self, load_id: str, tables: Mapping[str, int | None]) -> None:
+        """Record what a package holds before it is loaded: a try may die when that is done and before it has said so.
+
+        :param load_id: The package.
+        :param tables: Rows per table of it.
+        """
+        kept = self._read()
+        kept["packages"] = {load_id: dict(tables)}
+        self._write(kept)
+
+    def packages(self) -> Mapping[str, Mapping[str, int | None]]:
+        """Return what was recorded by :meth:`loading` and may have been loaded, by package."""
+        return self._read().get("packages") or {}
+
     def loaded(self) -> dict[str, int | None]:
         """Return the tables of this very request that an earlier try has loaded, with their rows."""
         kept = self._read()

@@ -71,6 +71,7 @@ class DltEngine:
             teach(pipeline)
             pipeline.sync_destination()
             finished = self._finish_pending(pipeline)
+            self._note_loaded(pipeline)
             self._forget_dropped(pipeline)
             loaded = self._appends.loaded()
             self._appends.begin()
@@ -79,7 +80,7 @@ class DltEngine:
             for tables in packages([table for table in job.tables if table.name not in loaded]):
                 before = self._api_columns(pipeline, tables)
                 self._extract(pipeline, tables)
-                written, run_id = self._load(pipeline)
+                written, run_id = self._load(pipeline, tables)
                 rows |= written
                 self._appends.note({table.name: written.get(normal(table.name), 0) for table in tables})
                 for name, now in self._api_columns(pipeline, tables).items():
@@ -162,13 +163,16 @@ class DltEngine:
                     raise told from None
                 raise
 
-    def _load(self, pipeline: dlt.Pipeline) -> tuple[dict[str, int], str]:
+    def _load(self, pipeline: dlt.Pipeline, tables: list[SyncTable]) -> tuple[dict[str, int], str]:
         self.tell({"event": "phase", "phase": "normalize"})
         normalized = pipeline.normalize()
+        rows = dict(normalized.row_counts)
+        for load_id in pipeline.list_normalized_load_packages():
+            self._appends.loading(load_id, {table.name: rows.get(normal(table.name), 0) for table in tables})
         self.tell({"event": "phase", "phase": "load"})
         with self._giving_up(pipeline):
             info = pipeline.load()
-        return dict(normalized.row_counts), info.loads_ids[-1] if info and info.loads_ids else ""
+        return rows, info.loads_ids[-1] if info and info.loads_ids else ""
 
     @contextmanager
     def _giving_up(self, pipeline: dlt.Pipeline) -> Iterator[None]:
@@ -183,6 +187,14 @@ class DltEngine:
             if pipeline.has_pending_data and any(isinstance(link, for_good) for link in causes(error)):
                 pipeline.abort_packages()
             raise
+
+    def _note_loaded(self, pipeline: dlt.Pipeline) -> None:
+        """Take note of a package that a try had loaded which died before it could."""
+        for load_id, tables in self._appends.packages().items():
+            if load_id not in pipeline.list_completed_load_packages():
+                continue
+            if pipeline.get_load_package_info(load_id).state == "loaded":
+                self._appends.note(tables)
 
     def _finish_pending(self, pipeline: dlt.Pipeline) -> list[dict[str, Any]]:
         """Load the packages of a crashed try; dlt's own ``run`` would load them *instead of* new data."""

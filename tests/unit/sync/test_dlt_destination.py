@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy.dialects import mysql
 
+from airflow_ext.sync.dlt_appends import AppendLog
 from airflow_ext.sync.dlt_databases import mysql_types
+from airflow_ext.sync.dlt_job import DltJob, DltPair
 from airflow_ext.sync.model import SyncStatus
 from airflow_ext.sync.tables import SyncTable
 
@@ -38,6 +40,11 @@ class Lite:
 @pytest.fixture
 def lite(syncs: Any, tmp_path: Path) -> Lite:
     return Lite(syncs, tmp_path / "there.db")
+
+
+def job_of(lite: Lite, table: SyncTable, *, run: str) -> DltJob:
+    pair = DltPair(source_url="", destination="sqlalchemy")
+    return DltJob(pair=pair, name="job", folder=lite.syncs.folder, tables=(table,), run=run)
 
 
 def counted(status: Any) -> dict[str, int | None]:
@@ -121,6 +128,21 @@ def test_versions_are_not_mixed_with_rows_that_have_none_and_a_table_that_was_dr
     lite.rows("DROP TABLE t")
     assert counted(lite(versions)) == {"t": 2}
     assert lite.rows("SELECT id, _valid_to FROM t ORDER BY id") == [(1, None), (2, None)]
+
+
+def test_an_append_whose_try_died_before_it_could_say_so_is_not_added_again(source: Any, lite: Lite) -> None:
+    source("CREATE TABLE t (id int)", "INSERT INTO t VALUES (1)")
+    table = SyncTable("t", mode="append")
+    assert counted(lite(table, run="1")) == {"t": 1}
+    # What a try leaves that is killed between the end of the load and its own.
+    (load_id,) = [load for (load,) in lite.rows("SELECT load_id FROM _dlt_loads")]
+    log = AppendLog(job_of(lite, table, run="1"))
+    log.begin()
+    log.loading(load_id, {"t": 1})
+    assert counted(lite(table, run="1")) == {"t": 1}
+    assert lite.rows("SELECT id FROM t") == [(1,)]
+    assert counted(lite(table, run="2")) == {"t": 1}
+    assert lite.rows("SELECT id FROM t") == [(1,), (1,)]
 
 
 def test_a_table_that_is_refused_takes_no_other_with_it(source: Any, lite: Lite) -> None:
