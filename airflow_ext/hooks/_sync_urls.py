@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
 
 DIALECTS = {"postgres": "postgresql", "sqlite": "sqlite", "mysql": "mysql", "mssql": "mssql"}
 """SQLAlchemy's names for connection types whose provider offers no SQLAlchemy URL or is not installed."""
+
+MYSQL_DRIVERS = {
+    "MySQLdb": "mysqldb",
+    "pymysql": "pymysql",
+    "mysql.connector": "mysqlconnector",
+    "mariadb": "mariadbconnector",
+}
+"""By module, SQLAlchemy's names for drivers of MySQL and MariaDB, the one it takes by itself first."""
 
 POSTGRES_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "connect_timeout", "application_name")
 """Fields of a PostgreSQL connection's extra that belong into the URL."""
@@ -42,11 +51,20 @@ def sqlalchemy_url(connection: Connection) -> sa.URL:
             f"connection {connection.conn_id!r} has the type {conn_type!r}, which SQLAlchemy has no dialect "
             "for; a sync's source is a SQL database"
         ) from None
+    if url.drivername == "mysql" and (driver := next(filter(_installed, MYSQL_DRIVERS), None)):
+        url = url.set(drivername=f"mysql+{MYSQL_DRIVERS[driver]}")
     if backend == "postgresql":
         extra = connection.extra_dejson
         options = {name: str(extra[name]) for name in POSTGRES_OPTIONS if extra.get(name)}
         url = url.update_query_dict({k: v for k, v in options.items() if k not in url.query})
     return url
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package it lies in
+        return False
 
 
 def _url_from_fields(connection: Connection, dialect: str) -> sa.URL:

@@ -175,6 +175,8 @@ class DltHook(BaseHook):
                 _select_one(pair.destination_url)
             elif pair.destination == "filesystem" and "://" not in pair.destination_url:
                 Path(pair.destination_url).mkdir(parents=True, exist_ok=True)
+            elif (server := pair.destination_options.get("credentials")) and _is_server(server):
+                _select_one(server)
             else:
                 return True, f"The source answers; dlt opens {pair.destination!r} when rows are loaded"
         except (InvalidError, OSError, sa.exc.SQLAlchemyError, ImportError) as error:
@@ -222,6 +224,18 @@ def _number(extra: Mapping[str, Any], name: str, default: int, where: str) -> in
     if number < 1:
         raise InvalidError(f"{name}={value!r} in the {where}: give a number above 0, such as {default}")
     return number
+
+
+def _is_server(credentials: Any) -> bool:
+    """Tell whether credentials are a URL that can be opened without making a file."""
+    import sqlalchemy as sa
+
+    if not isinstance(credentials, str):
+        return False
+    try:
+        return sa.make_url(credentials).get_backend_name() not in ("sqlite", "duckdb")
+    except sa.exc.ArgumentError:
+        return False
 
 
 def _select_one(url: str) -> None:

@@ -81,7 +81,7 @@ def make(job: DltJob) -> Any:
     except ImportError as error:
         way = f"pip install 'dlt[{pair.destination}]'"
         if pair.destination == "sqlalchemy":
-            way = "install the driver of that database for SQLAlchemy"
+            way = "install the driver of that database for SQLAlchemy, for MySQL and MariaDB: pip install pymysql"
         raise InvalidError(
             f"destination {pair.destination!r}: {str(error).strip().splitlines()[0]} where this runs: {way}"
         ) from None
@@ -238,6 +238,9 @@ class DltTable:
                     "would add again",
                     table=self.table.name,
                 )
+        for name, column in self.known.get("columns", {}).items():
+            if not column.get("nullable", True) and name != ROW_HASH and not name.startswith("_dlt"):
+                self._see_no_null(batch, name)
         batch = self._fit(batch)
         if self._dialect is not None and (problem := misfit(batch, self._dialect.name)):
             raise SyncFailedError(
@@ -247,6 +250,16 @@ class DltTable:
         if self.table.mode == "scd2":
             batch = batch.append_column(ROW_HASH, [_row_hashes(batch)])
         return batch
+
+    def _see_no_null(self, batch: pa.Table, there: str) -> None:
+        name = next((name for name in batch.column_names if normal(name) == there), None)
+        if batch.num_rows and (name is None or batch.column(name).null_count):
+            raise SyncFailedError(
+                f"column {name or there!r} was a key in an earlier run and cannot be null in the destination, but it is "
+                f"{'no longer in the source' if name is None else 'null in some rows'}; drop the table in the destination to "
+                "load it from the beginning",
+                table=self.table.name,
+            )
 
     def _known(self) -> Mapping[str, Any]:
         """Return the table as dlt knows it."""

@@ -178,6 +178,17 @@ def test_the_extra_of_a_destination_goes_over_what_its_fields_say(
     }
 
 
+def test_mysql_is_reached_by_the_driver_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pymysql.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    connect(monkeypatch, "pg", conn_type="sqlite", host="x")
+    connect(monkeypatch, "duck", conn_type="mysql", host="db", login="me", password=SECRET)
+    url = sa.make_url(pair(monkeypatch).get_conn().destination_options["credentials"])
+    assert (url.drivername, url.password) == ("mysql+pymysql", SECRET)
+
+
 def test_no_secret_of_a_destination_is_shown_whatever_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     password = f"{SECRET} @/ö\"'\\"
     url = sa.URL.create("mysql+pymysql", "me", password, "db").render_as_string(hide_password=False)
@@ -220,6 +231,12 @@ def test_testing_the_connection_opens_both_ends(
 
     (tmp_path / "broken.duckdb").write_text("no database")
     connect(monkeypatch, "duck", conn_type="duckdb", host=str(tmp_path / "broken.duckdb"))
+    works, told = pair(monkeypatch).test_connection()
+    assert (works, told.startswith("destination: ")) == (False, True)
+
+    options = {"credentials": sa.URL.create("postgresql", port=1, host="127.0.0.1").render_as_string()}
+    extra = {"dlt_destination": "sqlalchemy", "dlt_options": options}
+    connect(monkeypatch, "duck", conn_type="generic", extra=extra)
     works, told = pair(monkeypatch).test_connection()
     assert (works, told.startswith("destination: ")) == (False, True)
 
