@@ -25,6 +25,7 @@ class Column:
     :param json: It holds JSON text.
     :param select: The SQLAlchemy expression that reads it, labelled with the name.
     :param uuid: It holds UUIDs as text.
+    :param empty: It holds nothing, so that its type says nothing.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Column:
     json: bool = False
     select: Any = None
     uuid: bool = False
+    empty: bool = False
 
 
 def as_column(name: str, kind: pa.DataType) -> Column:
@@ -64,7 +66,7 @@ def as_column(name: str, kind: pa.DataType) -> Column:
         return Column(name, pa.time64("us"))
     if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
         return Column(name, pa.binary())
-    return Column(name, pa.string())
+    return Column(name, pa.string(), empty=types.is_null(kind))
 
 
 def named_type(name: str, kind: str) -> Column:

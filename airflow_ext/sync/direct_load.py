@@ -390,7 +390,12 @@ def columns_now(source: Readable, known: Mapping[str, str] | None) -> dict[str, 
 
     :param known: The same as it was in the load before.
     """
-    now = {column.name: str(column.arrow) for column in source.columns}
+    now = {
+        column.name: known[column.name]
+        if column.empty and known and column.name in known
+        else str(column.arrow)
+        for column in source.columns
+    }
     return {**(known or {}), **now} if source.partial else now
 
 

@@ -288,3 +288,8 @@ def test_a_column_that_only_some_files_have_is_not_removed(
     assert syncs.rows("SELECT * FROM raw.some ORDER BY id") == [
         *[(1, None, None), (3, "x", None), (4, None, "y"), (5, None, None)]
     ]
+    (landing / "f.csv").write_text("id\n")
+    assert [table.schema_changes for table in DirectEngine(job, tell=lambda _: None).run().tables] == [
+        (),
+        (),
+    ], "a column without a value has no type"
