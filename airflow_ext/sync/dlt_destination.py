@@ -106,8 +106,8 @@ def _check_options(job: DltJob, spec: Any) -> None:
 
         told = pair.destination_options.get("credentials")
         try:
-            there = isinstance(told, Mapping) or sa.make_url(told).get_dialect()
-        except (sa.exc.ArgumentError, TypeError):
+            there = isinstance(told, Mapping) or bool(sa.make_url(str(told)).get_dialect())
+        except sa.exc.ArgumentError:
             there = False
         if not there:
             raise InvalidError(
@@ -139,6 +139,22 @@ def file_format(job: DltJob) -> Any:
     PostgreSQL takes what an API answers as statements; of other databases dlt knows best.
     """
     return "parquet" if job.pair.destination in ("duckdb", "filesystem") else None
+
+
+def check_mode(pipeline: dlt.Pipeline, table: SyncTable) -> None:
+    """See to it that a table of an API has the columns its mode needs: dlt cannot add them to rows that are there.
+
+    :raises InvalidError: If it was loaded by another mode before.
+    """
+    if table.mode not in ("merge", "scd2") or not pipeline.default_schema_name:
+        return
+    known: Mapping[str, Any] = pipeline.default_schema.tables.get(normal(table.name), {})
+    before = known.get("x-merge-strategy") if known.get("write_disposition") == "merge" else "other"
+    if known and (before == "scd2", before == "other") != (table.mode == "scd2", False):
+        raise InvalidError(
+            f"mode={table.mode!r} of table {table.name!r}: it has been loaded by another mode before; drop it in the destination, "
+            "and it is loaded from the beginning, or go on as before"
+        )
 
 
 class DltTable:

@@ -21,7 +21,7 @@ from airflow_ext.sync.direct import readables
 from airflow_ext.sync.direct_load import Readable, column_changes, columns_now
 from airflow_ext.sync.dlt_appends import AppendLog
 from airflow_ext.sync.dlt_databases import teach
-from airflow_ext.sync.dlt_destination import DltTable, file_format, make
+from airflow_ext.sync.dlt_destination import DltTable, check_mode, file_format, make
 from airflow_ext.sync.dlt_job import DltJob
 from airflow_ext.sync.locks import Tell, only_one
 from airflow_ext.sync.model import SchemaChange, SyncResult, TableResult
@@ -146,6 +146,8 @@ class DltEngine:
     @contextmanager
     def _resources(self, pipeline: dlt.Pipeline, tables: list[SyncTable]) -> Iterator[list[Any]]:
         if all(isinstance(table, SyncApi) for table in tables):
+            for table in tables:
+                check_mode(pipeline, table)
             yield api_resources(replace(self.job, tables=tuple(tables)))
             return
         with readables(self.job, tell=self.tell) as readable:

@@ -112,6 +112,11 @@ def test_rows_that_are_not_where_they_should_be_fail_and_empty_nothing(shop: Sho
     assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
     assert status.reason == "rows='dta' of table 'orders': no 'dta' in the answer; it has data, total"
     assert syncs.rows("SELECT count(*) FROM raw.orders") == [(5,)]
+    status = syncs(ORDERS, **there)
+    assert (status.status, status.fixable) == (SyncStatus.FAILED, True)
+    assert (
+        "mode='merge' of table 'orders': it has been loaded by another mode before; drop it" in status.reason
+    )
 
 
 @pytest.mark.parametrize("rows", ["data", None], ids=["told where", "found by dlt"])

@@ -199,7 +199,8 @@ def test_a_server_that_holds_some_texts_for_equal_is_told_not_to() -> None:
     types = mysql_types({"utf8mb4_0900_bin", "utf8mb4_bin"})(
         DestinationCapabilitiesContext.generic_capabilities(), dialect
     )
-    text, binary = (types.to_destination_type({"data_type": kind}) for kind in ("text", "binary"))
+    text = types.to_destination_type({"data_type": "text"})
+    binary = types.to_destination_type({"data_type": "binary"})
     assert text.compile(dialect) == "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin"
     assert binary.compile(dialect) == "LONGBLOB"
 
