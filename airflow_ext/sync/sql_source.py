@@ -33,6 +33,9 @@ AUTO_CONNECTORX = ("postgresql",)
 MAX_CONNECTORX_SCALE = 10
 """connectorx carries decimals with ten digits after the point and cuts the rest off without a word."""
 
+MAX_CONNECTORX_DIGITS = 28
+"""Decimals with more digits are refused by connectorx in the midst of a load."""
+
 MOST_CONNECTORX_ROWS = 50_000
 """Smaller batches let reading and writing overlap."""
 
@@ -334,7 +337,7 @@ class SqlTable:
         elif pa.types.is_decimal(arrow) and postgres and self.reader == "connectorx":
             if column.type.precision is None:  # type: ignore[attr-defined]  # only Numeric becomes a decimal
                 select = sa.cast(sa.func.round(column, UNBOUND_DECIMAL[1]), sa.Text)
-            elif arrow.scale > MAX_CONNECTORX_SCALE:
+            elif arrow.scale > MAX_CONNECTORX_SCALE or arrow.precision > MAX_CONNECTORX_DIGITS:
                 select = sa.cast(column, sa.Text)
         elif pa.types.is_decimal(arrow) and self.engine.dialect.name == "sqlite":
             # SQLAlchemy would make a float of a whole number first, which 9007199254740993 does not survive.

@@ -53,14 +53,15 @@ def test_both_readers_give_the_same_rows_and_types(source: Any, engine: sa.Engin
         """CREATE TABLE kinds (id int, small smallint, big bigint, money numeric(12,2), fine numeric(30,20),
         free numeric, ratio real, exact double precision, note text, code char(3), day date, clock time,
         local timestamp, moment timestamptz, flag boolean, doc json, docb jsonb, key uuid, raw bytea,
-        numbers int[], words text[], span interval, address inet)""",
+        numbers int[], words text[], span interval, address inet, wide numeric(38,10))""",
         r"""INSERT INTO kinds VALUES (1, 2, 9007199254740993, 1234567890.12, 1.12345678901234567890,
         12345.678901234567, 1.5, 2.25, 'täxt: 100%', 'ab', '2013-01-02', '10:11:12.123456',
         '9999-12-31 03:04:05.123456', '2013-01-02 03:04:05.123456+02', true, '{"a": [1, 2]}', '{"b": null}',
-        'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '\x00ff10', '{1,NULL}', '{"x","y z"}', '26 hours', '10.0.0.1'),
+        'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '\x00ff10', '{1,NULL}', '{"x","y z"}', '26 hours', '10.0.0.1',
+        1234567890123456789012345678.1234567891),
         (2,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,
-        NULL,NULL,NULL), (3,0,0,0,0,0,0,0,'','','0001-01-01','00:00','0001-01-01','0001-01-01 00:00+00',
-        false,'null','"s"',NULL,'','{}','{}','0','::1')""",
+        NULL,NULL,NULL,NULL), (3,0,0,0,0,0,0,0,'','','0001-01-01','00:00','0001-01-01','0001-01-01 00:00+00',
+        false,'null','"s"',NULL,'','{}','{}','0','::1',0)""",
     )
     table = SyncTable("kinds", mode="append")
     fast = SqlTable(engine, table, reader="connectorx", chunk_rows=2)
@@ -75,6 +76,7 @@ def test_both_readers_give_the_same_rows_and_types(source: Any, engine: sa.Engin
     assert first["big"] == 9007199254740993
     assert first["money"] == Decimal("1234567890.12")
     assert first["fine"] == Decimal("1.12345678901234567890")
+    assert first["wide"] == Decimal("1234567890123456789012345678.1234567891")
     assert first["free"] == Decimal("12345.678901235"), "rounded to nine digits, not cut"
     assert first["local"].isoformat() == "9999-12-31T03:04:05.123456"
     assert first["moment"].isoformat() == "2013-01-02T01:04:05.123456+00:00"
