@@ -57,7 +57,7 @@ class DltSettings:
     """The fields of an ``ext-dlt`` connection.
 
     :param source_conn_id: Connection of the SQL database to read.
-    :param destination_conn_id: Connection of the DuckDB file or PostgreSQL database to write.
+    :param destination_conn_id: Connection to write to; :mod:`airflow_ext.hooks._sync_destinations` knows the types.
     :param dataset: Schema in the destination.
     :param backend: Reader of the source: ``auto``, ``connectorx`` or ``pyarrow``.
     :param chunk_rows: Rows per batch.
