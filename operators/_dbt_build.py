@@ -14,7 +14,7 @@ from airflow_ext.dbt.results import NodeBoard, unpacked
 from airflow_ext.exceptions import DbtFailedError, InvalidProjectError
 from airflow_ext.hooks.dbt_lineage import emit_lineage
 from airflow_ext.operators._dbt_base import FLUSH_INTERVAL, DbtOperator, surviving_lost_artifacts
-from airflow_ext.operators._dbt_turns import refuse_second
+from airflow_ext.operators._dbt_turns import RunningScope, Turn, in_turn, register_of
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -45,27 +45,45 @@ class DbtNodesOperator(DbtOperator):
 
     :param test_retries: Whether a retry repeats failed tests. If not, a try that failed by tests alone is the last
         one, and nodes below failed tests stay skipped.
-    :param on_running: What to do while another run of this task is running dbt: ``wait`` lets Airflow start it
-        later, ``fail`` refuses at once, ``allow`` runs both. DAGs that build into the same target are kept apart by
-        a pool with one slot.
+    :param on_running: What to do while another run is running dbt: ``wait`` starts when that has ended, ``fail`` refuses at
+        once, ``allow`` runs both.
+    :param running_scope: Which runs count: those of this ``task``, of a group its cleared nodes included; or of whatever
+        builds this project into the same ``target`` in any DAG that says so as well. The target is the same if
+        the name of the project's folder, the connection, ``target`` and ``schema`` are.
     """
 
     command: ClassVar[str] = "build"
 
-    def __init__(self, *, test_retries: bool = True, on_running: OnRunning = "wait", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        test_retries: bool = True,
+        on_running: OnRunning = "wait",
+        running_scope: RunningScope = "task",
+        **kwargs: Any,
+    ) -> None:
         if on_running not in ("wait", "fail", "allow"):
             raise ValueError(f"on_running={on_running!r}: give 'wait', 'fail' or 'allow'")
+        if running_scope not in ("task", "target"):
+            raise ValueError(f"running_scope={running_scope!r}: give 'task' or 'target'")
         if on_running == "wait":
             kwargs.setdefault("max_active_tis_per_dag", 1)
         super().__init__(**kwargs)
         self.test_retries = test_retries
         self.on_running = on_running
+        self.running_scope = running_scope
+        self.register = register_of(self, self.project, running_scope)
+        self.turn: Turn | None = None
+        if on_running != "allow":
+            self.inlets = [*self.inlets, self.register]
         self.tests: TestsShown = "with_node"
 
-    def execute(self, context: Context) -> None:
-        """Run the command, or go on with what an earlier try left."""
-        if self.on_running == "fail":
-            refuse_second(context, self, sleep=time.sleep)
+    def execute(self, context: Context, event: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002  # of who waited
+        """Run the command when it is this task's turn, or go on with what an earlier try left."""
+        with in_turn(context, self, defer=True):
+            self._execute(context)
+
+    def _execute(self, context: Context) -> None:
         ti = context["ti"]
         flags = self.run_flags(context)
         board = self._board(context)
@@ -147,10 +165,22 @@ class DbtNodesOperator(DbtOperator):
             only=only,
             batches=dict(board.batches),
             on_node=board.add,
-            on_tick=writer.tick,
+            on_tick=lambda: self._tick(writer),
             before_cleanup=at_end,
         )
         return end.success
+
+    def _tick(self, writer: Writer) -> None:
+        writer.tick()
+        self.keep_turn()
+
+    def keep_turn(self) -> None:
+        """Call it often while dbt runs, so that others know."""
+        if self.turn is not None:
+            try:
+                self.turn.keep()
+            except Exception:
+                log.warning("Whose turn it is could not be looked up; going on", exc_info=True)
 
     def _keep_artifacts(
         self,

@@ -68,10 +68,9 @@ class DbtGroupBuildOperator(DbtBuildOperator):
         flags = super().run_flags(context)
         return replace(flags, exclude_resource_types=TESTS) if self.tests == "none" else flags
 
-    def execute(self, context: Context) -> None:
-        """Build, or go on with what an earlier try left."""
+    def _execute(self, context: Context) -> None:
         self._started = time.time()
-        super().execute(context)
+        super()._execute(context)
 
     def build_units(
         self,
@@ -145,7 +144,7 @@ class DbtGroupBuildOperator(DbtBuildOperator):
             select=[f"source:{name.partition('.')[2]}" for name in judged],
         )
         try:
-            self.run_dbt(context, asked, command="source freshness", on_node=on_node)
+            self.run_dbt(context, asked, command="source freshness", on_node=on_node, on_tick=self.keep_turn)
         except DbtFailedError as exc:
             self.log.exception("The freshness of sources could not be checked; the build goes on")
             for name in judged:

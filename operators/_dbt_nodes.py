@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airflow_ext.dbt.results import NodeBoard, describe
-from airflow_ext.operators._dbt_turns import await_turn
+from airflow_ext.dbt.results import NodeBoard
+from airflow_ext.dbt.telling import describe
+from airflow_ext.operators._dbt_turns import in_turn
 from airflow_ext.triggers.dbt import NODES_KEY, WAIT_LIMIT
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ class DbtNodeOperator(BaseOperator):
         builder = cast("DbtGroupBuildOperator", context["dag"].get_task(self.build_task_id))
         self._builder = builder
         if event is not None and status == "build":
-            await_turn(context, builder, sleep=time.sleep)
-            self._build(context, builder, asked=list(event["units"]), tries=event.get("tries", {}))
+            with in_turn(context, builder, defer=False):
+                self._build(context, builder, asked=list(event["units"]), tries=event.get("tries", {}))
         elif event is not None and status == "emit":
             payload = context["ti"].xcom_pull(task_ids=event["leader"], key=NODES_KEY)
             builder.render_template_fields(context)

@@ -1,85 +1,207 @@
-"""Whose turn it is, when several runs of a DAG want to build into the same target."""
+"""Whose turn it is, when several tasks want to build into the same target.
+
+Airflow has no lock for tasks, but what it keeps for an asset all of them can read and write. Two keys of it are enough
+for mutual exclusion (L. Lamport, "A Fast Mutual Exclusion Algorithm", 1987): who asks writes itself to both, and only
+if somebody else asks at the same moment one waits and looks again. A writer that was delayed meanwhile may write over
+who holds it already; so the holder looks every few seconds whether it is still in, and the other waits for longer than that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
+
+from airflow_ext.triggers._dbt_turn import HOLDER_KEY, TURN_POLL, DbtTurnTrigger, Holder
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
+    from airflow_ext.dbt.project import DbtProject
     from airflow_ext.operators._dbt_build import DbtNodesOperator
 
-TURN_POLL = 5.0
-"""Seconds between two looks at what other runs do."""
-YIELD_TIME = 20.0
-"""Seconds that a build which started at the same time has to refuse itself."""
+RunningScope = Literal["task", "target"]
+
+ASKED_KEY = "asked"
+"""Key of the register: who asked last."""
+BEAT = 5.0
+"""Seconds between two looks of who builds whether it is still in the register."""
+PROMPT = 2.0
+"""Seconds within which asking is taken to have been disturbed by nobody whose writes were under way."""
+SETTLE_TIME = PROMPT + 2 * BEAT
+"""Seconds that one waits who was disturbed: by then all writes have arrived and the holder has put itself in again."""
 _LOOKS_PER_LINE = 60
-"""Looks between two lines of the log while a task waits."""
+"""Looks between two lines of the log while a task waits on its worker."""
 
 
-def refuse_second(context: Context, operator: DbtNodesOperator, *, sleep: Callable[[float], None]) -> None:
-    """Fail if another run of the task is running dbt; of two that start together the one with the smaller run id wins.
+def register_of(operator: DbtNodesOperator, project: DbtProject, scope: RunningScope) -> Asset:
+    """Return the asset in whose state store is told who builds.
 
-    :param context: Context of the task.
     :param operator: The task.
-    :param sleep: Sleeps for some seconds.
-    :raises AirflowFailException: Names the other run.
+    :param project: What it builds.
+    :param scope: ``task``: one of its own; ``target``: one for all that build the project into the same target.
     """
-    own = str(context["dag_run"].run_id)
-    others = _running(context, operator)
-    # One that began before this stays; one that began with this and comes after it refuses itself.
-    for _ in range(int(YIELD_TIME / TURN_POLL)):
-        if not others or min(others) < own:
-            break
-        sleep(TURN_POLL)
-        others = _running(context, operator)
-    if others:
-        raise AirflowFailException(_refusal(operator, others))
+    if scope == "task":
+        name = f"{operator.dag_id}.{operator.task_id}"
+    else:
+        # The folder of a versioned DAG bundle is another one for each version; the project's own name is the same.
+        profile = project.profile_conn_id or "profiles.yml"
+        parts = (project.project_dir.name, profile, project.target, project.schema)
+        name = "/".join(part for part in parts if part is not None)
+    return Asset(name=f"dbt/turns/{quote(name)}", group="dbt")
 
 
-def await_turn(context: Context, builder: DbtNodesOperator, *, sleep: Callable[[float], None]) -> None:
-    """Do for a task that was cleared without its build what ``on_running`` says.
+class _NoRegisterError(Exception):
+    """Airflow does not know the asset."""
 
-    :param context: Context of the cleared task.
-    :param builder: The build task of its group.
+
+class Turn:
+    """A task's turn to build.
+
+    :param context: Its context.
+    :param register: Name of the asset.
     :param sleep: Sleeps for some seconds.
-    :raises AirflowFailException: With ``fail``, if the build of another run is running; names that run.
+    :param clock: Seconds of a clock that only goes forward.
     """
+
+    def __init__(
+        self,
+        context: Context,
+        register: str,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        from airflow.sdk.execution_time.context import AssetStateStoreAccessor
+
+        ti: Any = context["ti"]
+        self._ti = ti
+        self._store = AssetStateStoreAccessor(name=register)
+        self._sleep, self._clock = sleep, clock
+        self._next_look: float | None = None
+        self._me = Holder(
+            dag_id=ti.dag_id,
+            run_id=str(context["dag_run"].run_id),
+            task_id=ti.task_id,
+            map_index=int(getattr(ti, "map_index", -1)),
+            token=uuid.uuid4().hex,
+        )
+
+    def take(self) -> Holder | None:
+        """Take the turn, or return who has it.
+
+        :raises _NoRegisterError: If Airflow does not know the register.
+        """
+        while (holder := self._other()) is None:
+            begun = self._clock()
+            self._write(ASKED_KEY)
+            if self._other() is not None:
+                continue
+            self._write(HOLDER_KEY)
+            undisturbed = self._read(ASKED_KEY) == self._me
+            if not undisturbed or self._clock() - begun > PROMPT:
+                self._sleep(SETTLE_TIME)
+                if self._read(HOLDER_KEY) != self._me:
+                    continue
+            self._next_look = self._clock() + BEAT
+            return None
+        return holder
+
+    def keep(self) -> None:
+        """See to it that this stays in the register; call it often while dbt runs."""
+        if self._next_look is None or self._clock() < self._next_look:
+            return
+        if self._read(HOLDER_KEY) != self._me:
+            self._write(HOLDER_KEY)
+        self._next_look = self._clock() + BEAT
+
+    def give_back(self) -> None:
+        """Let others build."""
+        held, self._next_look = self._next_look is not None, None
+        if held and self._read(HOLDER_KEY) == self._me:
+            self._store.set(HOLDER_KEY, {})
+
+    def _other(self) -> Holder | None:
+        holder = self._read(HOLDER_KEY)
+        # An earlier try of this task is over, whatever it left.
+        if holder is None or holder.is_task_of(self._me):
+            return None
+        states = self._ti.get_task_states(
+            dag_id=holder.dag_id, task_ids=[holder.task_id], run_ids=[holder.run_id]
+        )
+        return holder if holder.builds(states.get(holder.run_id, {})) else None
+
+    def _read(self, key: str) -> Holder | None:
+        return Holder.of(self._store.get(key))
+
+    def _write(self, key: str) -> None:
+        try:
+            self._store.set(key, self._me.stored())
+        except AirflowRuntimeError as exc:
+            detail = exc.error.detail or {}
+            if detail.get("status_code") == 404:
+                raise _NoRegisterError from exc
+            raise
+
+
+@contextmanager
+def in_turn(
+    context: Context,
+    operator: DbtNodesOperator,
+    *,
+    defer: bool,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[None]:
+    """Do what ``on_running`` says while somebody else builds; then hold the turn.
+
+    :param context: Context of the task that is about to build.
+    :param operator: The build task whose arguments hold; the turn is put into its ``turn``.
+    :param defer: Wait in the triggerer, of which ``execute`` comes back; otherwise on this worker.
+    :param sleep: Sleeps for some seconds.
+    :raises AirflowFailException: With ``fail``, if somebody builds; names who.
+    :raises TaskDeferred: With ``wait``, if somebody builds and the task can wait in the triggerer.
+    """
+    if operator.on_running == "allow":
+        yield
+        return
+    turn = Turn(context, operator.register.name, sleep=sleep)
     looks = 0
-    while builder.on_running != "allow" and (others := _running(context, builder)):
-        if builder.on_running == "fail":
-            raise AirflowFailException(_refusal(builder, others))
-        if looks % _LOOKS_PER_LINE == 0:
-            builder.log.info(
-                "Waiting until the build of %s is over (on_running='wait')", ", ".join(sorted(others))
-            )
-        looks += 1
-        sleep(TURN_POLL)
-
-
-def _running(context: Context, operator: DbtNodesOperator) -> list[str]:
-    """Return the other runs of the DAG in which a task is running."""
-    ti = context["ti"]
-    what: dict[str, Any] = {"dag_id": operator.dag_id, "task_ids": [operator.task_id]}
-    own = str(context["dag_run"].run_id)
-    # Counted first: the states come for every run there ever was.
-    if ti.get_ti_count(**what, states=["running"]) <= ti.get_ti_count(
-        **what, run_ids=[own], states=["running"]
-    ):
-        return []
-    states = ti.get_task_states(**what)
-    return [
-        run_id
-        for run_id, found in states.items()
-        if run_id != own and found.get(operator.task_id) == "running"
-    ]
-
-
-def _refusal(operator: DbtNodesOperator, others: list[str]) -> str:
-    return (
-        f"on_running='fail': {operator.dag_id}.{operator.task_id} is running dbt in {', '.join(sorted(others))}; "
-        "clear this task when that has ended, or use on_running='wait'"
-    )
+    try:
+        while (holder := turn.take()) is not None:
+            if operator.on_running == "fail":
+                raise AirflowFailException(
+                    f"on_running='fail': {holder} is running dbt; clear this task when that has ended, or use on_running='wait'"
+                )
+            if looks % _LOOKS_PER_LINE == 0:
+                operator.log.info(
+                    "Waiting until %s has ended (on_running='wait', running_scope=%r). If it does not really run any more, "
+                    "mark it failed",
+                    holder,
+                    operator.running_scope,
+                )
+            if defer:
+                operator.defer(trigger=DbtTurnTrigger(register=operator.register.name), method_name="execute")
+            looks += 1
+            sleep(TURN_POLL)
+    except _NoRegisterError:
+        operator.log.warning(
+            "Airflow does not know the asset %s, so nothing keeps other runs from building at the same time; a DAG that "
+            "it has read declares it, a mapped task cannot",
+            operator.register.name,
+        )
+    operator.turn = turn
+    try:
+        yield
+    finally:
+        operator.turn = None
+        try:
+            turn.give_back()
+        except Exception:
+            # Whoever comes next sees by the state of this task that it is over.
+            operator.log.warning("The turn could not be given back; going on", exc_info=True)

@@ -68,6 +68,7 @@ _OF_THE_BUILD = frozenset(
         "args",
         "on_warning",
         "on_running",
+        "running_scope",
         "test_retries",
         "partition",
         "source_freshness",
@@ -106,7 +107,7 @@ class DbtTaskGroup(TaskGroup):
         take the slots that the build needs.
     :param kwargs: Arguments of :class:`DbtBuildOperator` (``vars``, ``full_refresh``, ``threads``, ``fail_fast``, ``defer``,
         ``favor_state``, ``state``, ``empty``, ``sample``, ``event_time_start``, ``event_time_end``, ``use_data_interval``,
-        ``store_failures``, ``warn_error``, ``args``, ``on_warning``, ``on_running``, ``test_retries``), ``partition``
+        ``store_failures``, ``warn_error``, ``args``, ``on_warning``, ``on_running``, ``running_scope``, ``test_retries``), ``partition``
         (key of the assets' events, templated; ``None`` or blank means the run's own, without one the events have no key),
         ``source_freshness`` (check the freshness of sources first; a stale source is a failed task, the build goes on), and
         those of Airflow's ``TaskGroup``, ``default_args`` among them.

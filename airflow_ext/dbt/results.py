@@ -391,42 +391,9 @@ def unpacked(text: str) -> dict[str, NodeRecord]:
     return records
 
 
-def describe(label: str, outcome: Outcome) -> str:
-    """Return an outcome as lines for a log.
-
-    :param label: The unit.
-    :param outcome: Its outcome.
-    """
-    lines = outcome.get("nodes", [])
-    text = [] if len(lines) == 1 else [f"{label}: {outcome['state']}, {len(lines)} nodes"]
-    for unique_id, status, started, seconds, rows, tests in lines:
-        # A node that went well is failed by its tests; a test or a source that warns is a success that is to be seen.
-        own = len(lines) > 1 or (status == "warn" and outcome["state"] == "success")
-        facts = [f"{unique_id}: {status if own else outcome['state']}"]
-        if started and status != "skipped":
-            facts.append(f"started {started}, took {seconds or 0:.2f} s")
-        if rows is not None:
-            facts.append(f"{rows} row{'' if rows == 1 else 's'}")
-        if tests:
-            facts.append("tests: " + ", ".join(f"{count} {status}" for status, count in tests.items()))
-        text.append("; ".join(facts))
-    for failure in outcome.get("failures", []):
-        text.append(_told(failure))
-        if failure.get("compiled"):
-            text.append(f"Compiled SQL of {failure['id']}:\n{failure['compiled'].strip()}")
-    text += [f"Warning: {_told(warning)}" for warning in outcome.get("warnings", [])]
-    return "\n".join(text)
-
-
 def _storable(text: str) -> str:
     """Return a text without what a JSON of PostgreSQL refuses, and a build shall not fail for: NUL, half characters."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
-
-
-def _told(failure: Failure) -> str:
-    rows = failure.get("rows", 0)
-    rows_text = f" ({rows} failing row{'' if rows == 1 else 's'})" if rows else ""
-    return f"{failure['id']}{rows_text}: {failure.get('message') or failure['status']}"
 
 
 def _is_failed_test(unique_id: str, record: NodeRecord) -> bool:

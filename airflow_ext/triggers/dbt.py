@@ -22,7 +22,7 @@ from airflow.triggers.base import (
     TriggerEvent,
 )
 
-from airflow_ext.dbt.results import describe
+from airflow_ext.dbt.telling import describe
 from airflow_ext.triggers import _dbt_reader as reader
 from airflow_ext.triggers._dbt_batch import (
     TRIES,
@@ -43,11 +43,12 @@ from airflow_ext.triggers._dbt_reader import (
     SharedReader,
     read_states,
 )
+from airflow_ext.triggers._dbt_turn import DbtTurnTrigger
 
 if TYPE_CHECKING:
     from airflow_ext.dbt.results import Outcome
 
-__all__ = ["NODES_KEY", "WAIT_LIMIT", "DbtDoneTrigger", "DbtNodeTrigger"]
+__all__ = ["NODES_KEY", "WAIT_LIMIT", "DbtDoneTrigger", "DbtNodeTrigger", "DbtTurnTrigger"]
 
 WAIT_LIMIT = timedelta(days=7)
 """How long a task of a group waits for its build; also tells a trigger when its task instance began."""

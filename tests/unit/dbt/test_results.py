@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from airflow_ext.dbt.index import DbtIndex, DbtNode
-from airflow_ext.dbt.results import FAILURE_LIMIT, SQL_LIMIT, NodeBoard, describe, unpacked
+from airflow_ext.dbt.results import FAILURE_LIMIT, SQL_LIMIT, NodeBoard, unpacked
+from airflow_ext.dbt.telling import describe
 from airflow_ext.dbt.units import DbtUnit
 
 MODEL = DbtNode("model.p.m", "m", "model", True, "m", (), ("test.p.a", "test.p.b"), "dbt/p/m")
