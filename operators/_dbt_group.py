@@ -14,6 +14,7 @@ from airflow_ext.dbt.results import NodeBoard
 from airflow_ext.exceptions import DbtFailedError
 from airflow_ext.hooks.dbt import SourceState
 from airflow_ext.operators._dbt_build import TESTS, DbtBuildOperator, TestsShown, Writer
+from airflow_ext.operators._dbt_events import emit_nodes, loose_in
 from airflow_ext.triggers.dbt import NODES_KEY
 
 if TYPE_CHECKING:
@@ -153,7 +154,15 @@ class DbtGroupBuildOperator(DbtBuildOperator):
     def _publish(self, context: Context, board: NodeBoard, *, last: bool, ended: bool) -> None:
         super()._publish(context, board, last=last, ended=ended)
         outcomes = board.outcomes(self.units, over=ended)
-        push_nodes(context, outcomes, started=self._started, last=last, ended=ended)
+        loose = loose_in(board, outcomes) if last and self.emits else {}
+        push_nodes(
+            context,
+            outcomes,
+            started=self._started,
+            last=last,
+            ended=ended,
+            more={"loose": loose} if loose else None,
+        )
 
     def _explained_here(self, board: NodeBoard) -> list[str]:
         return board.uncovered_failures()
@@ -164,8 +173,6 @@ class DbtGroupBuildOperator(DbtBuildOperator):
         self.log.warning("%s", self._error(board))
 
     def _emit(self, context: Context, board: NodeBoard) -> None:
-        from airflow_ext.operators._dbt_nodes import emit_nodes
-
         self.outlets = emit_nodes(context, self, board.good())
 
 
@@ -176,7 +183,7 @@ def push_nodes(
     started: float,
     last: bool,
     ended: bool,
-    batch: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the one XCom that node tasks read.
 
@@ -184,9 +191,9 @@ def push_nodes(
     :param started: When this try began, seconds since 1970.
     :param last: Whether the task may not retry any more.
     :param ended: Whether dbt is done.
-    :param batch: What a cleared task tells those that were cleared with it: ``asked``, the units that it builds,
-        ``tries``, for which tries of their tasks as far as known, and ``good``, the facts for the events of what is
-        built well; ``None`` for a whole build.
+    :param more: ``loose``, the facts for the events of what is built well in units that are not settled; of a cleared task
+        also what it tells those that were cleared with it: ``asked``, the units that it builds, ``tries``, for which
+        tries of their tasks as far as known, and ``green``, whether it is over and emits the events itself.
     """
     ti = cast("Any", context["ti"])
     run = getattr(context["dag_run"], "start_date", None)
@@ -199,6 +206,6 @@ def push_nodes(
         "started": started,
         "at": time.time(),
         "units": dict(outcomes),
-        **(batch or {}),
+        **(more or {}),
     }
     ti.xcom_push(key=NODES_KEY, value=payload)

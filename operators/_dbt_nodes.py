@@ -8,19 +8,18 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow.sdk import Asset, BaseOperator
+from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_ext.dbt.results import NodeBoard
 from airflow_ext.dbt.telling import describe
+from airflow_ext.operators._dbt_events import emit_nodes, good_in, loose_in
 from airflow_ext.operators._dbt_turns import in_turn
 from airflow_ext.triggers.dbt import NODES_KEY, WAIT_LIMIT
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-    from airflow_ext.dbt.index import DbtNode
-    from airflow_ext.dbt.project import DbtProject
     from airflow_ext.dbt.results import Outcome
     from airflow_ext.operators._dbt_group import DbtGroupBuildOperator
 
@@ -33,6 +32,8 @@ _IN_TRIGGERER: Mapping[str, Any] = {
 }
 """What holds for tasks of the group other than the build, whatever default_args say: a second try means a
 user cleared the task, and the time limit of the trigger tells when a try began."""
+_ANNOUNCED_KEY = "dbt_announced"
+"""Of what a task built that failed: when that began, by its id."""
 
 
 class DbtNodeOperator(BaseOperator):
@@ -78,7 +79,7 @@ class DbtNodeOperator(BaseOperator):
         elif event is not None and status == "emit":
             payload = context["ti"].xcom_pull(task_ids=event["leader"], key=NODES_KEY)
             builder.render_template_fields(context)
-            self.outlets = emit_nodes(context, builder, payload["good"])
+            self.outlets = emit_nodes(context, builder, good_in(builder, payload))
             outcome = payload["units"][self.unit]
             self.log.info("Built by %s\n%s", event["leader"], describe(self.unit, outcome))
         else:
@@ -101,15 +102,23 @@ class DbtNodeOperator(BaseOperator):
 
         def publish(board: NodeBoard, outcomes: Mapping[str, Outcome], over: bool) -> None:
             found.update(outcomes)
-            good = board.good() if over else good_so_far(board, outcomes)
             push_nodes(
                 context,
                 outcomes,
                 started=started,
                 last=True,
                 ended=over,
-                batch={"asked": asked, "tries": dict(tries), "good": good},
+                more={
+                    "asked": asked,
+                    "tries": dict(tries),
+                    "loose": loose_in(board, outcomes),
+                    "green": over and ends_well(board, outcomes),
+                },
             )
+
+        def ends_well(board: NodeBoard, outcomes: Mapping[str, Outcome]) -> bool:
+            own = outcomes.get(self.unit)
+            return own is not None and own["state"] == "success" and not board.uncovered_failures()
 
         board = builder.build_units(context, asked, publish=publish)
         self.outlets = emit_nodes(context, builder, board.good())
@@ -128,8 +137,11 @@ class DbtNodeOperator(BaseOperator):
             self._builder.on_kill()
 
 
-class DbtDoneOperator(BaseOperator):
-    """The last task of a group: green only if the build and everything else is. Ends in the triggerer.
+class DbtAnnounceOperator(BaseOperator):
+    """Emit the events that a task which failed could not emit: of what a build made before it broke, or a folder in
+    which a node failed again. Ends in the triggerer if there are none; runs on a worker otherwise.
+
+    Airflow registers no events of a task that is red, so that somebody else has to be green.
 
     :param build_task_id: The build task.
     """
@@ -141,7 +153,60 @@ class DbtDoneOperator(BaseOperator):
         super().__init__(**kwargs, **_IN_TRIGGERER)
         self.build_task_id = build_task_id
         self.start_trigger_args = _start(
-            "airflow_ext.triggers.dbt.DbtDoneTrigger", build_task_id=build_task_id
+            "airflow_ext.triggers.dbt.DbtAnnounceTrigger", build_task_id=build_task_id
+        )
+
+    def execute(self, context: Context) -> None:
+        """Emit what the build could not; ``dag.test()`` comes here, a scheduler never does."""
+        state, _ = _finished_build(context, self.build_task_id)
+        self._announce(context, [self.build_task_id] if state == "failed" else [])
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> None:
+        """Emit what tasks could not that ended badly.
+
+        :param event: ``unannounced`` are the tasks that may have left something.
+        """
+        if event is None or "unannounced" not in event:
+            raise AirflowFailException(f"unexpected event of the task's trigger: {event!r}")
+        self._announce(context, list(event["unannounced"]))
+
+    def _announce(self, context: Context, names: list[str]) -> None:
+        builder = cast("DbtGroupBuildOperator", context["dag"].get_task(self.build_task_id))
+        store = context["task_state_store"]
+        before = store.get(_ANNOUNCED_KEY)
+        announced = dict(before) if isinstance(before, dict) else {}
+        good: dict[str, dict[str, Any]] = {}
+        for name in names:
+            payload = context["ti"].xcom_pull(task_ids=name, key=NODES_KEY)
+            if not isinstance(payload, dict) or announced.get(name) == payload["started"]:
+                continue
+            unit = getattr(context["dag"].get_task(name), "unit", "")
+            if name == self.build_task_id or _is_left_to_announce(payload, unit):
+                good |= good_in(builder, payload)
+                announced[name] = payload["started"]
+        builder.render_template_fields(context)
+        self.outlets = emit_nodes(context, builder, good)
+        store.set(_ANNOUNCED_KEY, announced)
+        self.log.info("Built well, by a task that failed: %s", ", ".join(sorted(good)) or "nothing")
+
+
+class DbtDoneOperator(BaseOperator):
+    """The last task of a group: green only if the build and everything else is. Ends in the triggerer.
+
+    :param build_task_id: The build task.
+    :param announce_task_id: The task that emits what others could not, if there is one.
+    """
+
+    ui_color = "#ffb3a3"
+    start_from_trigger = True
+
+    def __init__(self, *, build_task_id: str, announce_task_id: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs, **_IN_TRIGGERER)
+        self.build_task_id = build_task_id
+        self.start_trigger_args = _start(
+            "airflow_ext.triggers.dbt.DbtDoneTrigger",
+            build_task_id=build_task_id,
+            announce_task_id=announce_task_id,
         )
 
     def execute(self, context: Context) -> None:
@@ -153,6 +218,12 @@ class DbtDoneOperator(BaseOperator):
             failed.append(self.build_task_id)
         if failed:
             raise AirflowFailException(f"failed: {', '.join(failed)}")
+
+
+def _is_left_to_announce(payload: Mapping[str, Any], unit: str) -> bool:
+    """Tell whether what a cleared task built has not been announced by itself or by one that was cleared with it."""
+    others = (payload["units"].get(one, {}).get("state") for one in payload.get("asked", ()) if one != unit)
+    return "asked" in payload and not payload.get("green", True) and "success" not in others
 
 
 def _start(path: str, **arguments: Any) -> Any:
@@ -193,41 +264,3 @@ def _settle(operator: DbtNodeOperator, outcome: Outcome | None, missing: str) ->
     if outcome["state"] == "skipped":
         raise AirflowSkipException(text)
     operator.log.log(logging.WARNING if outcome.get("warnings") else logging.INFO, "%s", text)
-
-
-def emit_nodes(
-    context: Context, builder: DbtGroupBuildOperator, good: Mapping[str, Mapping[str, Any]]
-) -> list[Any]:
-    """Emit the events of what was built well and return the outlets to set.
-
-    :param context: Context of the calling task.
-    :param builder: The group's build task, with its arguments rendered.
-    :param good: Facts for the events by id of the node.
-    """
-    from airflow_ext.events import Event, emit, partition_of
-
-    if not builder.emits:
-        return []
-    nodes = [node for unit in builder.units for node in unit.assets if node.unique_id in good]
-    events = [
-        Event(asset=asset_of(builder.project, node), extra=dict(good[node.unique_id])) for node in nodes
-    ]
-    return list(
-        emit(context, events, alias=builder.alias, partition=partition_of(context, builder.partition))
-    )
-
-
-def good_so_far(board: NodeBoard, outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, Any]]:
-    """Return the facts of what is built well with all of its tests, for who emits if this worker is killed.
-
-    :param board: The board of the running build.
-    :param outcomes: Its settled units by label.
-    """
-    done = {line[0] for one in outcomes.values() if one["state"] == "success" for line in one["nodes"]}
-    return {unique_id: facts for unique_id, facts in board.good().items() if unique_id in done}
-
-
-def asset_of(project: DbtProject, node: DbtNode) -> Asset:
-    """Return the asset of a node."""
-    name, uri = project.asset(node)
-    return Asset(name=name) if uri is None else Asset(name=name, uri=uri)

@@ -24,8 +24,9 @@ from airflow_ext.operators._dbt_commands import (
     DbtSnapshotOperator,
     DbtTestOperator,
 )
+from airflow_ext.operators._dbt_events import asset_of
 from airflow_ext.operators._dbt_group import DbtGroupBuildOperator
-from airflow_ext.operators._dbt_nodes import DbtDoneOperator, DbtNodeOperator, asset_of
+from airflow_ext.operators._dbt_nodes import DbtAnnounceOperator, DbtDoneOperator, DbtNodeOperator
 from airflow_ext.operators._dbt_outputs import (
     DbtDocsGenerateOperator,
     DbtLsOperator,
@@ -176,11 +177,25 @@ class DbtTaskGroup(TaskGroup):
                 **common,
             )
             tasks = self._draw(units, project=project, assets=assets, common=common)
-            self.done = DbtDoneOperator(task_id="done", build_task_id=self.build.task_id)
+            build_task_id = self.build.task_id
+            announce = (
+                DbtAnnounceOperator(task_id="announce", build_task_id=build_task_id, **common)
+                if assets
+                else None
+            )
+            self.done = DbtDoneOperator(
+                task_id="done",
+                build_task_id=build_task_id,
+                announce_task_id=announce.task_id if announce is not None else None,
+            )
         for unit in units:
             _link([tasks[parent] for parent in unit.parents] or [self.build], tasks[unit.label])
         leaves = [task for task in tasks.values() if not task.downstream_task_ids]
-        _link(leaves or [self.build], self.done)
+        above: list[BaseOperator] = [*leaves] or [self.build]
+        if announce is not None:
+            _link(above, announce)
+            above = [announce]
+        _link(above, self.done)
 
     def _draw(
         self, units: Sequence[DbtUnit], *, project: DbtProject, assets: bool, common: dict[str, Any]

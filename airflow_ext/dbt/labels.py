@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-RESERVED = frozenset({"build", "done"})
+RESERVED = frozenset({"build", "announce", "done"})
 """Task ids that :class:`~airflow_ext.operators.dbt.DbtTaskGroup` uses itself."""
 
 LIMIT = 200

@@ -192,7 +192,7 @@ def _told(me: str, tasks: Mapping[str, UnitTask], view: ClearedView, mine: Try) 
         for one in told["asked"]
         if one != tasks[by].label and told["units"].get(one, {}).get("state") == "success"
     ]
-    emits = view.states.get(by) != "success" and bool(told.get("good")) and good[0] == label
+    emits = view.states.get(by) != "success" and good[:1] == [label]
     return Decision("emit" if emits else "settle", outcome=told["units"][label], by=by)
 
 

@@ -91,20 +91,20 @@ class DbtTurnTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait until nobody is in the register; all who wait for the same share one reader."""
-        shared = SharedReader[Holder | None].views(("turn", self.register), self._read, interval=TURN_POLL)
-        async with aclosing(shared) as views:
-            async for holder in views:
-                if holder is None:
+        key = ("turn", self.register)
+        async with aclosing(SharedReader.views(key, self._read, interval=TURN_POLL)) as views:
+            async for holders in views:
+                if not holders:
                     break
-                self.log.info("Waiting until %s has ended", holder)
+                self.log.info("Waiting until %s has ended", *holders)
         yield TriggerEvent({"register": self.register})
 
-    async def _read(self) -> Holder | None:
+    async def _read(self) -> tuple[Holder, ...]:
         from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 
         stored = AssetStateStoreAccessor(name=self.register).aget(HOLDER_KEY)
         holder = Holder.of(await asyncio.wait_for(stored, timeout=ASK_TIMEOUT))
         if holder is None:
-            return None
+            return ()
         states = await read_states(holder.dag_id, holder.run_id, [holder.task_id])
-        return holder if holder.builds(states) else None
+        return (holder,) if holder.builds(states) else ()

@@ -48,7 +48,14 @@ from airflow_ext.triggers._dbt_turn import DbtTurnTrigger
 if TYPE_CHECKING:
     from airflow_ext.dbt.results import Outcome
 
-__all__ = ["NODES_KEY", "WAIT_LIMIT", "DbtDoneTrigger", "DbtNodeTrigger", "DbtTurnTrigger"]
+__all__ = [
+    "NODES_KEY",
+    "WAIT_LIMIT",
+    "DbtAnnounceTrigger",
+    "DbtDoneTrigger",
+    "DbtNodeTrigger",
+    "DbtTurnTrigger",
+]
 
 WAIT_LIMIT = timedelta(days=7)
 """How long a task of a group waits for its build; also tells a trigger when its task instance began."""
@@ -86,6 +93,28 @@ class _BuildTrigger(BaseTrigger):
             interval=reader.POLL,
             busy=lambda view: view.state == "running",
         )
+
+    async def _finished_build(self) -> BuildView:
+        async with aclosing(self._views()) as views:
+            async for view in views:
+                if view.state in FINISHED or view.state == "missing":
+                    return view
+        raise AssertionError("views never end")
+
+    async def _all_ended(self, names: list[str]) -> dict[str, str]:
+        """Wait until every unit task is finished and return their states."""
+        run = (self._ti.dag_id, self._ti.run_id)
+        shared = SharedReader[dict[str, str]].views(
+            ("ended", *run, self.build_task_id),
+            partial(read_states, *run, names),
+            interval=reader.POLL,
+            busy=lambda _: False,
+        )
+        async with aclosing(shared) as views:
+            async for states in views:
+                if all(state in FINISHED for state in states.values()):
+                    return states
+        raise AssertionError("views never end")
 
     def _this_try(self) -> Try:
         """Return this try of the task; all results belong to the first one."""
@@ -247,27 +276,60 @@ class DbtNodeTrigger(_BuildTrigger):
         return TaskSkippedEvent()
 
 
-class DbtDoneTrigger(_BuildTrigger):
-    """End the last task of a group: green only if everything is.
-
-    Airflow judges a run by its last tasks alone, and below a failed node these are skipped.
+class DbtAnnounceTrigger(_BuildTrigger):
+    """Send the task that announces what others could not to a worker, if there may be something.
 
     :param build_task_id: The build task.
     """
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments."""
-        return "airflow_ext.triggers.dbt.DbtDoneTrigger", {"build_task_id": self.build_task_id}
+        return "airflow_ext.triggers.dbt.DbtAnnounceTrigger", {"build_task_id": self.build_task_id}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait for the build, and after a clear for all nodes; yield the tasks that ended badly."""
+        tasks = self._take_unit_tasks()
+        view = await self._finished_build()
+        left = [self.build_task_id] if view.state == "failed" else []
+        if tasks and view.state in ENDED:
+            # What the build itself made it announces, but a cleared task builds for itself.
+            states = await self._all_ended(sorted(tasks))
+            left += [name for name, state in states.items() if state in {"failed", "skipped"}]
+        if left:
+            yield TriggerEvent({"unannounced": left})
+        elif view.state in ENDED:
+            self.log.info("Who built it has announced it")
+            yield TaskSuccessEvent()
+        else:
+            self.log.info("The build task is %s", view.state)
+            yield TaskSkippedEvent()
+
+
+class DbtDoneTrigger(_BuildTrigger):
+    """End the last task of a group: green only if everything is.
+
+    Airflow judges a run by its last tasks alone, and below a failed node these are skipped.
+
+    :param build_task_id: The build task.
+    :param announce_task_id: The task that announces what others could not, if there is one.
+    """
+
+    def __init__(self, *, build_task_id: str, announce_task_id: str | None = None) -> None:
+        super().__init__(build_task_id=build_task_id)
+        self.announce_task_id = announce_task_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return class path and arguments."""
+        arguments = {"build_task_id": self.build_task_id, "announce_task_id": self.announce_task_id}
+        return "airflow_ext.triggers.dbt.DbtDoneTrigger", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the build and yield the group's end."""
         tasks = self._take_unit_tasks()
-        async with aclosing(self._views()) as views:
-            async for view in views:
-                if view.state in FINISHED or view.state == "missing":
-                    break
+        view = await self._finished_build()
         # What follows the group, and whoever looks at a run that is over, shall find every state settled.
-        states = await self._all_ended(sorted(tasks)) if tasks and view.state in ENDED else {}
+        announce = [self.announce_task_id] if self.announce_task_id else []
+        states = await self._all_ended([*sorted(tasks), *announce]) if tasks and view.state in ENDED else {}
         failed = {name for name, state in states.items() if state == "failed"}
         shown = {task.label for name, task in tasks.items() if name in states}
         # Tasks that are there have the last word: a user may have cleared or marked them since.
@@ -284,21 +346,6 @@ class DbtDoneTrigger(_BuildTrigger):
     @property
     def _needs_unit_tasks(self) -> bool:
         return True
-
-    async def _all_ended(self, names: list[str]) -> dict[str, str]:
-        """Wait until every unit task is finished and return their states."""
-        run = (self._ti.dag_id, self._ti.run_id)
-        shared = SharedReader[dict[str, str]].views(
-            ("ended", *run, self.build_task_id),
-            partial(read_states, *run, names),
-            interval=reader.POLL,
-            busy=lambda _: False,
-        )
-        async with aclosing(shared) as views:
-            async for states in views:
-                if all(state in FINISHED for state in states.values()):
-                    return states
-        raise AssertionError("views never end")
 
     def _event(self, view: BuildView, failed: set[str]) -> TriggerEvent:
         if view.state == "skipped":

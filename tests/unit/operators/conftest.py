@@ -15,7 +15,9 @@ from airflow.sdk import DAG
 
 from airflow_ext.cli.dbt import index
 from airflow_ext.dbt.artifacts import place_of
+from airflow_ext.dbt.selection import Selection
 from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject
+from tests.unit.contracts.asset_state import AssetStateServer
 
 SHOP = Path(__file__).parents[2] / "integration" / "dags" / "dbt_shop"
 SOURCES = """
@@ -57,7 +59,7 @@ class Store:
 
 def context(store: Store | None = None, *, attempt: int = 1, retries: int = 0) -> Any:
     return {
-        "ti": SimpleNamespace(try_number=attempt, max_tries=retries),
+        "ti": SimpleNamespace(dag_id="dag", task_id="task", try_number=attempt, max_tries=retries),
         "dag_run": SimpleNamespace(run_id="run"),
         "task_state_store": store or Store(),
     }
@@ -70,6 +72,27 @@ def made(cls: type[Any], **arguments: Any) -> Any:
 
 def run(cls: type[Any], told: Any = None, **arguments: Any) -> Any:
     return made(cls, **arguments).execute(told or context())
+
+
+@pytest.fixture(autouse=True)
+def _registers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Answer who builds with dbt, where only that is asked."""
+    if not request.module.__name__.rpartition(".")[2].startswith("test_dbt"):
+        yield
+        return
+    with AssetStateServer().serving():
+        yield
+
+
+@pytest.fixture(scope="session")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a project and its manifest; not to be changed."""
+    folder = tmp_path_factory.mktemp("operators") / "shop"
+    shutil.copytree(SHOP, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_HOME", str(folder.parent / "airflow"))
+        index(folder, selections=[Selection.of("+orders")])
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +113,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("AIRFLOW_HOME", str(folder / "airflow"))
         patch.setenv("SHOP_DUCKDB", str(folder / "shop.duckdb"))
         index(project)
-        run(DbtBuildOperator, project=DbtProject(project_dir=project, artifacts=folder / "kept"))
+        with AssetStateServer().serving():
+            run(DbtBuildOperator, project=DbtProject(project_dir=project, artifacts=folder / "kept"))
     return folder
 
 

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import call, patch
 
@@ -12,117 +10,21 @@ import pytest
 from airflow.sdk import DAG, Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
-from airflow_ext.cli.dbt import index
-from airflow_ext.dbt.selection import Selection
 from airflow_ext.exceptions import DbtFailedError, InvalidProjectError
-from airflow_ext.operators._dbt_nodes import DbtDoneOperator, DbtNodeOperator, good_so_far
-from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject, DbtTaskGroup
-from airflow_ext.triggers.dbt import NODES_KEY
+from airflow_ext.operators._dbt_nodes import DbtDoneOperator, DbtNodeOperator
+from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject
+from tests.unit.operators.dbt_group import Instance, Store, context, group, hooked, project
 
-SHOP = Path(__file__).parents[2] / "integration" / "dags" / "dbt_shop"
-
-
-class Store:
-    """A task state store that demands what the real one does."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return json.loads(self.values[key]) if key in self.values else default
-
-    def set(self, key: str, value: Any) -> None:
-        assert value is not None
-        self.values[key] = json.dumps(value)
-
-
-class Instance:
-    """The parts of a running task instance that the operators use."""
-
-    dag_id = "dag"
-
-    def __init__(self, *, attempt: int = 1, max_tries: int = 0, build: str | None = "success") -> None:
-        self.try_number, self.max_tries = attempt, max_tries
-        self.pushed: list[Any] = []
-        self.build = build
-
-    def xcom_push(self, *, key: str, value: Any) -> None:
-        assert key == NODES_KEY
-        self.pushed.append(json.loads(json.dumps(value)))
-
-    def xcom_pull(self, *, task_ids: str, key: str) -> Any:
-        if key != NODES_KEY:
-            return None
-        return self.pushed[-1] if self.pushed else {"units": {"m": {"state": task_ids.removeprefix("g.")}}}
-
-    def get_ti_count(self, *, dag_id: str, task_ids: list[str], states: list[str], **_: Any) -> int:
-        assert (dag_id, task_ids, states) == ("dag", ["g.build"], ["running"])
-        return 0
-
-    def get_task_states(self, *, dag_id: str, task_ids: list[str], run_ids: list[str]) -> Any:
-        assert dag_id == self.dag_id
-        return {run_ids[0]: dict.fromkeys(task_ids, self.build)}
-
-
-class Events(dict[Any, Any]):
-    """Outlet events that remember what was recorded."""
-
-    def __missing__(self, key: Any) -> Any:
-        event = SimpleNamespace(extra={}, keys=[], added=[])
-        event.add_partitions = event.keys.append
-        event.add = lambda asset, **_: event.added.append(asset.name)
-        self[key] = event
-        return event
-
-
-def context(instance: Instance, store: Store | None = None, *, partition: str | None = None) -> Any:
-    run = SimpleNamespace(run_id="run", partition_key=partition, run_type="manual")
-    return {
-        "ti": instance,
-        "dag_run": run,
-        "task_state_store": store or Store(),
-        "outlet_events": Events(),
-    }
-
-
-@pytest.fixture(scope="session")
-def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("operators") / "shop"
-    shutil.copytree(SHOP, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_HOME", str(folder.parent / "airflow"))
-        index(folder, selections=[Selection.of("+orders")])
-    return folder
-
-
-@pytest.fixture
-def hooked(project: DbtProject, tmp_path: Path) -> DbtProject:
-    """Return a project whose hook fails until there is a table named audit; its manifest stays as it is."""
-    folder = tmp_path / "hooked"
-    shutil.copytree(project.project_dir, folder)
-    with (folder / "dbt_project.yml").open("a") as file:
-        file.write('on-run-end: "insert into main.audit values (1)"\n')
-    return DbtProject(project_dir=folder)
-
-
-@pytest.fixture
-def project(indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DbtProject:
-    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
-    monkeypatch.setenv("SHOP_DUCKDB", str(tmp_path / "shop.duckdb"))
-    return DbtProject(project_dir=indexed)
-
-
-def group(project: DbtProject, **more: Any) -> DbtTaskGroup:
-    with DAG("dag", schedule=None, default_args={"retries": 3, "pool": "wh", "depends_on_past": True}):
-        return DbtTaskGroup("g", project=project, **more)
+__all__ = ["hooked", "project"]
 
 
 def test_a_group_draws_the_lineage_between_build_and_done(project: DbtProject) -> None:
     dag = group(project).dag
     assert dag.task_dict["g.orders"].upstream_task_ids == {"g.stg_orders", "g.stg_payments"}
     assert dag.task_dict["g.raw_orders"].upstream_task_ids == {"g.build"}
-    assert dag.task_dict["g.done"].upstream_task_ids == {"g.top_customer", "g.customers_history"}
-    assert len(dag.tasks) == 12
+    assert dag.task_dict["g.announce"].upstream_task_ids == {"g.top_customer", "g.customers_history"}
+    assert dag.task_dict["g.done"].upstream_task_ids == {"g.announce"}
+    assert len(dag.tasks) == 13
 
 
 def test_default_args_reach_the_build_but_node_tasks_never_retry_or_wait(project: DbtProject) -> None:
@@ -313,34 +215,6 @@ def test_nodes_cleared_together_are_built_by_one_for_all(project: DbtProject) ->
     assert names == {"dbt/shop/orders", "dbt/shop/customers", "dbt/dag.g.build"}
 
 
-def test_only_what_is_built_with_its_tests_is_good_while_dbt_runs(project: DbtProject) -> None:
-    build = group(project).build
-    board = build.new_board(index=build.index())
-    for unique_id in ("seed.shop.raw_orders", "model.shop.stg_orders", "model.shop.orders"):
-        board.add({"id": unique_id, "status": "success"})
-    # Tests of orders are yet to come.
-    assert set(good_so_far(board, board.outcomes(build.units, over=False))) == {
-        "seed.shop.raw_orders",
-        "model.shop.stg_orders",
-    }
-
-
-def test_another_emits_for_a_builder_that_failed_itself(project: DbtProject) -> None:
-    made = group(project, partition="{{ run_id }}")
-    made.build.execute(context(Instance()))
-    made = group(project, vars={"fail": "orders"}, partition="2013-01-01")
-    told = context(instance := Instance(attempt=2)) | {"dag": made.dag}
-    leader: Any = made.dag.task_dict["g.orders"]
-    with pytest.raises(AirflowFailException, match=r"(?s)told to fail: orders.*Compiled SQL"):
-        leader.execute_complete(told, {"status": "build", "units": ["orders", "stg_orders"]})
-    assert set(instance.pushed[-1]["good"]) == {"model.shop.stg_orders"}
-    other: Any = made.dag.task_dict["g.stg_orders"]
-    told = context(instance) | {"dag": made.dag}
-    other.execute_complete(told, {"status": "emit", "leader": "g.orders"})
-    assert {outlet.name for outlet in other.outlets} == {"dbt/shop/stg_orders", "dbt/dag.g.build"}
-    assert told["outlet_events"][Asset(name="dbt/shop/stg_orders")].keys == ["2013-01-01"]
-
-
 def test_a_group_without_assets_declares_and_emits_none(project: DbtProject) -> None:
     made = group(project, assets=False)
     assert not any(task.outlets for task in made.dag.tasks)
@@ -350,7 +224,7 @@ def test_a_group_without_assets_declares_and_emits_none(project: DbtProject) -> 
 
 def test_a_selection_draws_and_builds_only_that(project: DbtProject) -> None:
     made = group(project, select="+orders", tests="none", granularity="folder")
-    assert set(made.dag.task_dict) == {"g.build", "g.done", "g.models", "g.seeds"}
+    assert set(made.dag.task_dict) == {"g.build", "g.announce", "g.done", "g.models", "g.seeds"}
     made.build.execute(context(instance := Instance()))
     units = instance.pushed[-1]["units"]
     assert {name: one["state"] for name, one in units.items()} == {"models": "success", "seeds": "success"}
@@ -368,7 +242,7 @@ def test_a_group_can_show_tests_and_groups_of_tasks(project: DbtProject) -> None
     tests = [task for name, task in made.dag.task_dict.items() if "unique" in name]
     assert tests
     assert all(task.upstream_task_ids for task in tests)
-    assert set(made.children) == {"g.build", "g.done", "g.models", "g.seeds", "g.snapshots"}
+    assert set(made.children) == {"g.build", "g.announce", "g.done", "g.models", "g.seeds", "g.snapshots"}
 
 
 @pytest.mark.parametrize("name", ["select", "exclude", "selector"])

@@ -24,7 +24,7 @@ def build(project: DbtProject, **arguments: Any) -> None:
     with DAG("dag", schedule=None):
         operator = DbtBuildOperator(task_id="build", project=project, **arguments)
     told: Any = {
-        "ti": SimpleNamespace(try_number=1, max_tries=0),
+        "ti": SimpleNamespace(dag_id="dag", task_id="task", try_number=1, max_tries=0),
         "dag_run": SimpleNamespace(run_id="run"),
         "task_state_store": SimpleNamespace(set=lambda *_: None),
     }

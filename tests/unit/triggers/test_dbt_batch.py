@@ -41,8 +41,7 @@ def decision(me: str, seen: ClearedView, *, waited: float = 1.0, mine: Try = MIN
 
 
 def batch(*, at: float = 105.0, ended: bool = True, **units: Any) -> dict[str, Any]:
-    good: dict[str, Any] = {"model.p.a": {}}
-    return {"started": at, "ended": ended, "asked": ["a", "b", "c"], "units": units, "good": good}
+    return {"started": at, "ended": ended, "asked": ["a", "b", "c"], "units": units}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,6 @@ def test_only_one_of_the_good_ones_emits_for_a_failed_builder() -> None:
     [
         pytest.param(batch(ended=False, a=GOOD, b=GOOD, c=GOOD), "b", id="killed"),
         pytest.param(batch(a=GOOD, b=GOOD, c=GOOD), "b", id="a-hook-failed"),
-        pytest.param(batch(ended=False, b=GOOD) | {"good": None}, None, id="nothing-known"),
     ],
 )
 def test_a_builder_that_did_not_end_well_does_not_emit_and_one_other_does(

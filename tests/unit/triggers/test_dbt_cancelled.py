@@ -8,7 +8,7 @@ import pytest
 from airflow.sdk.execution_time import task_runner
 
 from airflow_ext.triggers import _dbt_batch, _dbt_reader
-from tests.unit.triggers.test_dbt import Channel, event_of, node
+from tests.unit.triggers.dbt_channel import Channel, event_of, node
 
 
 @pytest.fixture

@@ -1,0 +1,105 @@
+"""Who emits the events of what a task built that failed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from airflow.sdk import Asset, AssetAlias
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_ext.exceptions import DbtFailedError
+from airflow_ext.operators._dbt_events import good_in, loose_in
+from airflow_ext.operators._dbt_nodes import _is_left_to_announce
+from airflow_ext.operators.dbt import DbtProject
+from tests.unit.operators.dbt_group import Instance, Store, context, group, hooked, project
+
+__all__ = ["hooked", "project"]
+
+
+@pytest.mark.parametrize("tests", ["with_node", "tasks", "none"])
+@pytest.mark.parametrize("granularity", ["node", "folder"])
+def test_what_is_told_of_a_build_that_broke_says_what_is_good(
+    project: DbtProject, tests: Any, granularity: Any
+) -> None:
+    if tests == "tasks" and granularity == "folder":
+        tests = "with_node"
+    build = group(project, tests=tests, granularity=granularity).build
+    board = build.new_board(index=(index := build.index()))
+    for number, unique_id in enumerate(index.executed()[:-6]):
+        if tests != "none" or not unique_id.startswith("test."):
+            board.add({"id": unique_id, "status": "fail" if number == 9 else "success", "seconds": 1.0})
+    outcomes = board.outcomes(build.units, over=False)
+    told = json.loads(json.dumps({"units": outcomes, "loose": loose_in(board, outcomes)}))
+    good = board.good()
+    assert 2 < len(good) < len(index.nodes)
+    assert {name: facts.get("seconds") for name, facts in good_in(build, told).items()} == dict.fromkeys(
+        good, 1.0
+    )
+
+
+def test_another_emits_for_a_builder_that_failed_itself(project: DbtProject) -> None:
+    made = group(project, partition="{{ run_id }}")
+    made.build.execute(context(Instance()))
+    made = group(project, vars={"fail": "orders"}, partition="2013-01-01")
+    told = context(instance := Instance(attempt=2)) | {"dag": made.dag}
+    leader: Any = made.dag.task_dict["g.orders"]
+    with pytest.raises(AirflowFailException, match=r"(?s)told to fail: orders.*Compiled SQL"):
+        leader.execute_complete(told, {"status": "build", "units": ["orders", "stg_orders"]})
+    other: Any = made.dag.task_dict["g.stg_orders"]
+    told = context(instance) | {"dag": made.dag}
+    other.execute_complete(told, {"status": "emit", "leader": "g.orders"})
+    assert {outlet.name for outlet in other.outlets} == {"dbt/shop/stg_orders", "dbt/dag.g.build"}
+    assert told["outlet_events"][Asset(name="dbt/shop/stg_orders")].keys == ["2013-01-01"]
+
+
+def test_a_hook_that_fails_does_not_cost_the_nodes_their_events(hooked: DbtProject) -> None:
+    made, instance = group(hooked, partition="2013-01-01"), Instance()
+    with pytest.raises(DbtFailedError, match="audit does not exist"):
+        made.build.execute(context(instance))
+    store = Store()
+    announce: Any = made.dag.task_dict["g.announce"]
+    told = context(instance, store) | {"dag": made.dag}
+    announce.execute_complete(told, {"unannounced": ["g.build"]})
+    assert len(announce.outlets) == 11
+    assert told["outlet_events"][Asset(name="dbt/shop/orders")].keys == ["2013-01-01"]
+    assert told["outlet_events"][Asset(name="dbt/shop/orders")].extra["seconds"] > 0
+    told = context(instance, store) | {"dag": made.dag}
+    announce.execute_complete(told, {"unannounced": ["g.build"]})
+    assert [type(outlet) for outlet in announce.outlets] == [AssetAlias], "announced once"
+
+
+def test_a_folder_in_which_a_node_fails_again_announces_the_others(project: DbtProject) -> None:
+    made = group(project, granularity="folder", vars={"fail": "customers"})
+    told = context(instance := Instance(attempt=2)) | {"dag": made.dag}
+    leader: Any = made.dag.task_dict["g.models"]
+    made.build.execute(context(Instance()))
+    with pytest.raises(AirflowFailException, match="told to fail: customers"):
+        leader.execute_complete(told, {"status": "build", "units": ["models"]})
+    announce: Any = made.dag.task_dict["g.announce"]
+    announce.execute_complete(context(instance) | {"dag": made.dag}, {"unannounced": ["g.models"]})
+    assert {outlet.name for outlet in announce.outlets} == {
+        "dbt/shop/stg_orders",
+        "dbt/shop/stg_payments",
+        "dbt/shop/stg_customers",
+        "dbt/shop/orders",
+        "dbt/dag.g.build",
+    }
+
+
+@pytest.mark.parametrize(
+    ("payload", "left"),
+    [
+        pytest.param({"green": True}, False, id="announced-itself"),
+        pytest.param({"green": False}, True, id="failed-itself"),
+        pytest.param({"green": False, "units": {"m": {"state": "failed"}, "n": {"state": "success"}}}, False, id="mate"),
+        pytest.param({"green": False, "units": {"m": {"state": "success"}, "n": {"state": "failed"}}}, True, id="killed"),
+        pytest.param({"asked": None}, False, id="no-batch"),
+    ],
+)  # fmt: skip
+def test_what_somebody_else_announces_is_not_announced_again(payload: dict[str, Any], left: bool) -> None:
+    told = {"asked": ["m", "n"], "units": {}, **payload}
+    if told["asked"] is None:
+        del told["asked"]
+    assert _is_left_to_announce(told, "m") is left
