@@ -105,7 +105,7 @@ class _BuildTrigger(BaseTrigger):
         """Wait until every unit task is finished and return their states."""
         run = (self._ti.dag_id, self._ti.run_id)
         shared = SharedReader[dict[str, str]].views(
-            ("ended", *run, self.build_task_id),
+            ("ended", *run, *names),
             partial(read_states, *run, names),
             interval=reader.POLL,
             busy=lambda _: False,

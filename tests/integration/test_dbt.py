@@ -18,7 +18,7 @@ from airflow_ext.testing.local_airflow import LocalAirflow
 
 pytestmark = pytest.mark.timeout(600)
 
-DAGS = ("green", "red", "retry", "alone", "cleared", "folders", "grouped")
+DAGS = ("green", "red", "retry", "alone", "cleared", "folders", "grouped", "slow")
 NODES = {
     "raw_customers",
     "raw_orders",
@@ -31,6 +31,9 @@ NODES = {
     "customers",
     "top_customer",
 }
+GROUP = NODES | {"build", "announce", "done"}
+SLOW = "1000000000"
+"""Rows that one model hashes: some seconds."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,9 +57,7 @@ def test_every_node_of_a_green_build_has_a_green_task(airflow: LocalAirflow) -> 
     client = airflow.client
     run = client.trigger("dbt_green", conf={"day": "2013-01-02"})
     client.wait_for_run("dbt_green", run, state="success")
-    assert states(airflow, "dbt_green", run) == dict.fromkeys(
-        NODES | {"build", "done", "before", "after"}, "success"
-    )
+    assert states(airflow, "dbt_green", run) == dict.fromkeys(GROUP | {"before", "after"}, "success")
     assert "model.shop.orders: success" in client.log("dbt_green", run, "shop.orders")
     assert "3 pass" in client.log("dbt_green", run, "shop.orders")
 
@@ -74,7 +75,7 @@ def test_a_failed_node_fails_its_task_and_the_run_and_skips_what_follows(airflow
     client = airflow.client
     run = client.trigger("dbt_red", conf={"fail": "orders"})
     client.wait_for_run("dbt_red", run, state="failed")
-    expected = dict.fromkeys(NODES | {"build"}, "success")
+    expected = dict.fromkeys(GROUP, "success")
     expected |= {"orders": "failed", "done": "failed", "customers": "skipped", "top_customer": "skipped"}
     assert states(airflow, "dbt_red", run) == expected
     assert "told to fail: orders" in client.log("dbt_red", run, "shop.orders")
@@ -92,7 +93,7 @@ def test_a_transient_failure_ends_green_and_only_the_rest_is_built_again(
     assert {name for name in NODES if waiting[name] == "deferred"} >= {"orders", "customers", "top_customer"}
     gate.touch()
     client.wait_for_run("dbt_retry", run, state="success")
-    assert states(airflow, "dbt_retry", run) == dict.fromkeys(NODES | {"build", "done"}, "success")
+    assert states(airflow, "dbt_retry", run) == dict.fromkeys(GROUP, "success")
     second = client.log("dbt_retry", run, "shop.build", try_number=2)
     assert "1 of 8 START sql table model main.orders" in second
     assert "main.stg_orders" not in second
@@ -123,7 +124,7 @@ def test_nodes_cleared_together_are_built_in_one_run_of_dbt(airflow: LocalAirflo
     client.clear("dbt_cleared", run, task_ids=["shop.orders"], downstream=True)
     client.wait_for_task("dbt_cleared", run, "shop.done", min_try=2)
     client.wait_for_run("dbt_cleared", run, state="success")
-    assert states(airflow, "dbt_cleared", run) == dict.fromkeys(NODES | {"build", "done"}, "success")
+    assert states(airflow, "dbt_cleared", run) == dict.fromkeys(GROUP, "success")
     builder = "shop.customers"  # the first of them
     log = client.log("dbt_cleared", run, builder, try_number=2)
     assert "Cleared together and built in one run of dbt: customers, orders, top_customer" in log
@@ -153,6 +154,7 @@ def test_folders_are_as_bad_as_the_worst_of_their_nodes(airflow: LocalAirflow) -
     client.wait_for_run("dbt_folders", run, state="failed")
     assert states(airflow, "dbt_folders", run) == {
         "build": "success",
+        "announce": "success",
         "seeds": "success",
         "snapshots": "success",
         "models": "failed",
@@ -162,8 +164,11 @@ def test_folders_are_as_bad_as_the_worst_of_their_nodes(airflow: LocalAirflow) -
     assert "model.shop.orders: success; started" in log
     assert "told to fail: customers" in log
     assert "Compiled SQL of model.shop.customers:" in log
-    assert asset_events(airflow, "dbt/shop/orders", run)
     assert not asset_events(airflow, "dbt/shop/customers", run)
+    client.clear("dbt_folders", run, task_ids=["shop.models"], downstream=True)
+    client.wait_for_task("dbt_folders", run, "shop.done", states={"failed"}, min_try=2)
+    found = {name: len(asset_events(airflow, f"dbt/shop/{name}", run)) for name in ("orders", "customers")}
+    assert found == {"orders": 2, "customers": 0}, "each time by who was green"
 
 
 def test_a_selection_is_drawn_with_its_tests_in_groups(airflow: LocalAirflow) -> None:
@@ -211,7 +216,7 @@ def test_a_dag_test_settles_the_nodes_from_the_build(
     with contextlib.closing(sqlite3.connect(metadata)) as connection:
         found = dict(connection.execute("select task_id, state from task_instance").fetchall())
         ended = connection.execute("select state from dag_run").fetchall()
-    expected = dict.fromkeys((f"shop.{name}" for name in NODES | {"build"}), "success")
+    expected = dict.fromkeys((f"shop.{name}" for name in GROUP), "success")
     expected |= dict.fromkeys(("shop.orders", "shop.done"), "failed")
     expected |= dict.fromkeys(("shop.customers", "shop.top_customer"), "skipped")
     assert (found, ended) == (expected, [("failed",)])
@@ -224,21 +229,47 @@ def test_a_build_alone_fails_with_dbts_message(airflow: LocalAirflow) -> None:
     assert "told to fail: orders" in client.log("dbt_alone", run, "build")
 
 
+def begun_slowly(airflow: LocalAirflow) -> str:
+    run = airflow.client.trigger("dbt_slow", conf={"slow": SLOW})
+    airflow.client.wait_for_task("dbt_slow", run, "shop.stg_orders", states={"success"})
+    return run
+
+
 def test_a_killed_build_fails_what_it_did_not_reach_and_leaves_no_process(airflow: LocalAirflow) -> None:
-    client = airflow.client
-    run = client.trigger("dbt_green", conf={"day": "2013-01-05"})
-    client.wait_for_task("dbt_green", run, "shop.build", states={"running"})
+    client, run = airflow.client, begun_slowly(airflow)
     client.request(
-        "PATCH", f"/dags/dbt_green/dagRuns/{run}/taskInstances/shop.build", json={"new_state": "failed"}
+        "PATCH", f"/dags/dbt_slow/dagRuns/{run}/taskInstances/shop.build", json={"new_state": "failed"}
     )
-    client.wait_for_run("dbt_green", run, state="failed")
-    found = states(airflow, "dbt_green", run)
-    assert found["top_customer"] == "failed"
-    assert "the build task failed before this was done" in client.log("dbt_green", run, "shop.top_customer")
+    client.wait_for_run("dbt_slow", run, state="failed")
+    found = states(airflow, "dbt_slow", run)
+    assert (found["announce"], found["top_customer"]) == ("success", "failed")
+    assert "the build task failed before this was done" in client.log("dbt_slow", run, "shop.top_customer")
+    good = [name for name in NODES if found[name] == "success"]
+    assert "stg_orders" in good
+    assert [len(asset_events(airflow, f"dbt/shop/{name}", run)) for name in good] == [1] * len(good)
     deadline = time.monotonic() + 20
     while (alive := _dbt_children()) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert alive == []
+
+
+def test_who_builds_into_one_target_takes_turns_whatever_builds_there(airflow: LocalAirflow) -> None:
+    # Two that wrote to one file of DuckDB at once would fail.
+    client, first = airflow.client, begun_slowly(airflow)
+    other = client.trigger("dbt_other")
+    client.wait_for_task("dbt_other", other, "run", states={"deferred"})
+    assert f"Waiting until dbt_slow.shop.build of run {first}" in client.log("dbt_other", other, "run")
+    client.wait_for_run("dbt_slow", first, state="success")
+    client.wait_for_run("dbt_other", other, state="success")
+    client.clear("dbt_slow", first, task_ids=["shop.customers"], downstream=True)
+    client.wait_for_task("dbt_slow", first, "shop.customers", states={"running"}, min_try=2)
+    second = client.trigger("dbt_slow")
+    client.wait_for_task("dbt_slow", second, "shop.build", states={"deferred"})
+    assert f"Waiting until dbt_slow.shop.customers of run {first}" in client.log(
+        "dbt_slow", second, "shop.build"
+    )
+    client.wait_for_run("dbt_slow", first, state="success")
+    client.wait_for_run("dbt_slow", second, state="success")
 
 
 def _dbt_children() -> list[str]:

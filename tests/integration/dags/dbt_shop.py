@@ -9,7 +9,7 @@ from pathlib import Path
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 
-from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject, DbtTaskGroup
+from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject, DbtRunOperator, DbtTaskGroup
 
 home = Path(os.environ["AIRFLOW_EXT_TEST_WORK"])
 
@@ -75,3 +75,14 @@ with DAG("dbt_killed", schedule=None):
         vars={"slow": "{{ dag_run.conf['slow'] }}"},
         default_args={"retries": 2, "retry_delay": timedelta(seconds=2)},
     )
+
+with DAG("dbt_slow", schedule=None):
+    DbtTaskGroup(
+        "shop",
+        project=project("slow"),
+        vars={"slow": "{{ dag_run.conf.get('slow', '') }}"},
+        running_scope="target",
+    )
+
+with DAG("dbt_other", schedule=None):
+    DbtRunOperator(task_id="run", project=project("slow"), select="stg_orders", running_scope="target")

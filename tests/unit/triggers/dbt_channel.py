@@ -98,7 +98,8 @@ def tree(**upstream: set[str]) -> Any:
             if name == "build"
             else SimpleNamespace(
                 trigger_kwargs={
-                    "__var": {"build_task_id": "g.build"} | ({} if name == "done" else {"unit": name}),
+                    "__var": {"build_task_id": "g.build"}
+                    | ({} if name in ("announce", "done") else {"unit": name}),
                     "__type": "dict",
                 }
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -12,7 +13,7 @@ from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccess
 from airflow_ext.triggers import _dbt_turn
 from airflow_ext.triggers._dbt_turn import Holder
 from airflow_ext.triggers.dbt import DbtAnnounceTrigger, DbtDoneTrigger, DbtTurnTrigger
-from tests.unit.triggers.dbt_channel import GOOD, Channel, channel, end, started, tree
+from tests.unit.triggers.dbt_channel import GOOD, Channel, channel, end, event_of, started, tree
 
 __all__ = ["channel"]
 
@@ -73,6 +74,27 @@ def test_the_group_ends_when_all_is_announced(
     trigger = DbtDoneTrigger(build_task_id="g.build", announce_task_id="g.announce")
     assert type(end(started(trigger, task_id="g.done", task=tasks["g.done"]))) is expected
     assert len(channel.asked) >= 20
+
+
+def test_both_ends_of_a_group_that_wait_at_once_do_not_wait_for_each_other(channel: Channel) -> None:
+    tasks = tree(m={"g.build"}, build=set(), announce={"g.m"}, done={"g.announce"})
+    channel.states |= {"g.build": "success", "g.m": "deferred", "g.announce": "deferred"}
+    channel.tell(ended=True, m=GOOD)
+    trigger = DbtDoneTrigger(build_task_id="g.build", announce_task_id="g.announce")
+    last = started(trigger, task_id="g.done", attempt=2, task=tasks["g.done"])
+    first = announce(attempt=2, task=tasks["g.announce"])
+
+    async def both() -> list[TriggerEvent]:
+        done = asyncio.create_task(event_of(last))
+        waits = asyncio.create_task(event_of(first))
+        await asyncio.sleep(0.05)
+        channel.states["g.m"] = "success"
+        told = await waits
+        channel.states["g.announce"] = "success"
+        return [told, await done]
+
+    events = asyncio.run(asyncio.wait_for(both(), timeout=10))
+    assert {type(event) for event in events} == {TaskSuccessEvent}
 
 
 class Register(Channel):
