@@ -187,7 +187,14 @@ class DbtAnnounceOperator(BaseOperator):
         builder.render_template_fields(context)
         self.outlets = emit_nodes(context, builder, good)
         store.set(_ANNOUNCED_KEY, announced)
-        self.log.info("Built well, by a task that failed: %s", ", ".join(sorted(good)) or "nothing")
+        if good:
+            self.log.info(
+                "Announced in the stead of %s, which did not end well: %s",
+                ", ".join(name for name in names if name in announced),
+                ", ".join(sorted(good)),
+            )
+        else:
+            self.log.info("Nothing is left to announce of what %s built", ", ".join(names))
 
 
 class DbtDoneOperator(BaseOperator):

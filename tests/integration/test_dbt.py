@@ -255,21 +255,20 @@ def test_a_killed_build_fails_what_it_did_not_reach_and_leaves_no_process(airflo
 
 def test_who_builds_into_one_target_takes_turns_whatever_builds_there(airflow: LocalAirflow) -> None:
     # Two that wrote to one file of DuckDB at once would fail.
-    client, first = airflow.client, begun_slowly(airflow)
+    client = airflow.client
+    first = client.trigger("dbt_slow", conf={"slow": SLOW})
+    client.wait_for_task("dbt_slow", first, "shop.build", states={"running"})
     other = client.trigger("dbt_other")
-    client.wait_for_task("dbt_other", other, "run", states={"deferred"})
+    client.wait_for_run("dbt_other", other, state="success")
     assert f"Waiting until dbt_slow.shop.build of run {first}" in client.log("dbt_other", other, "run")
     client.wait_for_run("dbt_slow", first, state="success")
-    client.wait_for_run("dbt_other", other, state="success")
     client.clear("dbt_slow", first, task_ids=["shop.customers"], downstream=True)
     client.wait_for_task("dbt_slow", first, "shop.customers", states={"running"}, min_try=2)
     second = client.trigger("dbt_slow")
-    client.wait_for_task("dbt_slow", second, "shop.build", states={"deferred"})
-    assert f"Waiting until dbt_slow.shop.customers of run {first}" in client.log(
-        "dbt_slow", second, "shop.build"
-    )
-    client.wait_for_run("dbt_slow", first, state="success")
     client.wait_for_run("dbt_slow", second, state="success")
+    told = client.log("dbt_slow", second, "shop.build")
+    assert f"Waiting until dbt_slow.shop.customers of run {first}" in told
+    client.wait_for_run("dbt_slow", first, state="success")
 
 
 def _dbt_children() -> list[str]:
