@@ -1,4 +1,4 @@
-"""Tasks that hold a leased connection, and end in every way a task can end."""
+"""Tasks that hold a leased connection, and end in every way a task can end; dbt builds with it, too."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import logging
 import os
 import signal
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pendulum
-from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+from airflow.providers.standard.triggers.file import FileTrigger
 from airflow.sdk import DAG, BaseHook, BaseOperator, Context, task
 
+from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject
 from airflow_ext.sensors.vault import VaultSecretVersionSensor
 
 CONNECTION = "vault_warehouse"
@@ -23,13 +23,16 @@ log = logging.getLogger(__name__)
 
 
 def hold(context: Context, connection: Any = None) -> Any:
-    """Open a session with the leased credentials, and note their name and our process."""
+    """Open a session with the leased credentials, leave a table of theirs, and note their name and our process."""
     import psycopg2
 
     found = connection or BaseHook.get_connection(CONNECTION)
     session = psycopg2.connect(
         host=found.host, port=found.port, dbname=found.schema, user=found.login, password=found.password
     )
+    with session.cursor() as cursor:
+        cursor.execute(f'CREATE TABLE leased."{found.login}" ()')
+    session.commit()
     task_id, number = context["ti"].task_id, context["ti"].try_number
     note = SCRATCH / f"{task_id}.{number}.json"
     note.write_text(json.dumps({"login": found.login, "pid": os.getpid()}))
@@ -59,8 +62,9 @@ class Holds(BaseOperator):
         if self.how == "sleep":
             time.sleep(120)
         if self.how == "defer":
-            # A trigger that fires before the scheduler has heard of the deferral fails the task: that is Airflow's own race.
-            trigger = TimeDeltaTrigger(timedelta(seconds=6))
+            # The test lets it go on once the scheduler has heard of the deferral: a trigger that fires before fails
+            # the task, which is Airflow's own race.
+            trigger = FileTrigger(str(SCRATCH / "go_on"), poke_interval=0.2)
             self.defer(trigger=trigger, method_name="resume", kwargs={"first": first})
         return str(first)
 
@@ -84,6 +88,16 @@ with DAG(
         """Use what was leased."""
         hold(cast("Any", {"ti": ti}), connection)
         return str(connection.login)
+
+    # The second replaces what the first has built, with a lease of its own.
+    leased = DbtProject(
+        project_dir=Path(__file__).parent / "dbt_leased",
+        profile_conn_id=CONNECTION,
+        schema="marts",
+        artifacts=SCRATCH / "marts",
+    )
+    build = DbtBuildOperator(task_id="build", project=leased)
+    build >> DbtBuildOperator(task_id="build_again", project=leased)
 
     VaultSecretVersionSensor(task_id="version", path="connections/vault_version", poll_interval=1)
     cast("Any", decorated)()  # the first argument is given by the decorator
