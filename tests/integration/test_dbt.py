@@ -43,6 +43,19 @@ def _shop(airflow: LocalAirflow, scratch: Path) -> None:
     airflow.client.wait_for_dags([f"dbt_{name}" for name in DAGS])
 
 
+@pytest.fixture(scope="module")
+def begun(airflow: LocalAirflow) -> dict[str, str]:
+    """Runs that need nothing of a test but to be looked at, by DAG; they go on beside each other."""
+    conf = {
+        "dbt_green": {"day": "2013-01-02"},
+        "dbt_red": {"fail": "orders"},
+        "dbt_alone": {"fail": "orders"},
+        "dbt_grouped": {},
+        "dbt_folders": {"fail": "customers"},
+    }
+    return {dag_id: airflow.client.trigger(dag_id, conf=words) for dag_id, words in conf.items()}
+
+
 def states(airflow: LocalAirflow, dag_id: str, run_id: str) -> dict[str, str | None]:
     return {
         name.removeprefix("shop."): state for name, state in airflow.client.states(dag_id, run_id).items()
@@ -53,27 +66,28 @@ def asset_events(airflow: LocalAirflow, name: str, run_id: str) -> list[dict[str
     return [event for event in airflow.client.asset_events(name) if event["source_run_id"] == run_id]
 
 
-def test_every_node_of_a_green_build_has_a_green_task(airflow: LocalAirflow) -> None:
-    client = airflow.client
-    run = client.trigger("dbt_green", conf={"day": "2013-01-02"})
+def test_every_node_of_a_green_build_has_a_green_task(airflow: LocalAirflow, begun: dict[str, str]) -> None:
+    client, run = airflow.client, begun["dbt_green"]
     client.wait_for_run("dbt_green", run, state="success")
     assert states(airflow, "dbt_green", run) == dict.fromkeys(GROUP | {"before", "after"}, "success")
     assert "model.shop.orders: success" in client.log("dbt_green", run, "shop.orders")
     assert "3 pass" in client.log("dbt_green", run, "shop.orders")
 
 
-def test_built_nodes_emit_keyed_and_unkeyed_events_with_facts(airflow: LocalAirflow) -> None:
-    client = airflow.client
-    run = client.trigger("dbt_green", conf={"day": "2013-01-03"})
-    client.wait_for_run("dbt_green", run, state="success")
+def test_built_nodes_emit_keyed_and_unkeyed_events_with_facts(
+    airflow: LocalAirflow, begun: dict[str, str]
+) -> None:
+    run = begun["dbt_green"]
+    airflow.client.wait_for_run("dbt_green", run, state="success")
     events = asset_events(airflow, "dbt/shop/raw_orders", run)
-    assert {event["partition_key"] for event in events} == {"2013-01-03", None}
+    assert {event["partition_key"] for event in events} == {"2013-01-02", None}
     assert {event["extra"]["rows"] for event in events} == {4}
 
 
-def test_a_failed_node_fails_its_task_and_the_run_and_skips_what_follows(airflow: LocalAirflow) -> None:
-    client = airflow.client
-    run = client.trigger("dbt_red", conf={"fail": "orders"})
+def test_a_failed_node_fails_its_task_and_the_run_and_skips_what_follows(
+    airflow: LocalAirflow, begun: dict[str, str]
+) -> None:
+    client, run = airflow.client, begun["dbt_red"]
     client.wait_for_run("dbt_red", run, state="failed")
     expected = dict.fromkeys(GROUP, "success")
     expected |= {"orders": "failed", "done": "failed", "customers": "skipped", "top_customer": "skipped"}
@@ -148,9 +162,8 @@ def test_a_node_that_fails_again_does_not_cost_the_others_their_events(airflow: 
     assert asset_events(airflow, "dbt/shop/orders", run) == []
 
 
-def test_folders_are_as_bad_as_the_worst_of_their_nodes(airflow: LocalAirflow) -> None:
-    client = airflow.client
-    run = client.trigger("dbt_folders", conf={"fail": "customers"})
+def test_folders_are_as_bad_as_the_worst_of_their_nodes(airflow: LocalAirflow, begun: dict[str, str]) -> None:
+    client, run = airflow.client, begun["dbt_folders"]
     client.wait_for_run("dbt_folders", run, state="failed")
     assert states(airflow, "dbt_folders", run) == {
         "build": "success",
@@ -171,9 +184,8 @@ def test_folders_are_as_bad_as_the_worst_of_their_nodes(airflow: LocalAirflow) -
     assert found == {"orders": 2, "customers": 0}, "each time by who was green"
 
 
-def test_a_selection_is_drawn_with_its_tests_in_groups(airflow: LocalAirflow) -> None:
-    client = airflow.client
-    run = client.trigger("dbt_grouped")
+def test_a_selection_is_drawn_with_its_tests_in_groups(airflow: LocalAirflow, begun: dict[str, str]) -> None:
+    client, run = airflow.client, begun["dbt_grouped"]
     client.wait_for_run("dbt_grouped", run, state="success")
     found = states(airflow, "dbt_grouped", run)
     assert set(found.values()) == {"success"}
@@ -185,9 +197,8 @@ def test_a_selection_is_drawn_with_its_tests_in_groups(airflow: LocalAirflow) ->
     )
 
 
-def test_clearing_a_whole_run_builds_everything_anew(airflow: LocalAirflow) -> None:
-    client = airflow.client
-    run = client.trigger("dbt_green", conf={"day": "2013-01-04"})
+def test_clearing_a_whole_run_builds_everything_anew(airflow: LocalAirflow, begun: dict[str, str]) -> None:
+    client, run = airflow.client, begun["dbt_green"]
     client.wait_for_run("dbt_green", run, state="success")
     client.clear("dbt_green", run)
     client.wait_for_task("dbt_green", run, "shop.done", min_try=2)
@@ -222,9 +233,8 @@ def test_a_dag_test_settles_the_nodes_from_the_build(
     assert (found, ended) == (expected, [("failed",)])
 
 
-def test_a_build_alone_fails_with_dbts_message(airflow: LocalAirflow) -> None:
-    client = airflow.client
-    run = client.trigger("dbt_alone", conf={"fail": "orders"})
+def test_a_build_alone_fails_with_dbts_message(airflow: LocalAirflow, begun: dict[str, str]) -> None:
+    client, run = airflow.client, begun["dbt_alone"]
     client.wait_for_run("dbt_alone", run, state="failed")
     assert "told to fail: orders" in client.log("dbt_alone", run, "build")
 
