@@ -176,12 +176,21 @@ class DbtAnnounceOperator(BaseOperator):
         before = store.get(_ANNOUNCED_KEY)
         announced = dict(before) if isinstance(before, dict) else {}
         good: dict[str, dict[str, Any]] = {}
+        build = context["ti"].xcom_pull(task_ids=self.build_task_id, key=NODES_KEY) if names else None
+        build = build if isinstance(build, dict) else {}
         for name in names:
-            payload = context["ti"].xcom_pull(task_ids=name, key=NODES_KEY)
-            if not isinstance(payload, dict) or announced.get(name) == payload["started"]:
+            is_build = name == self.build_task_id
+            payload = build if is_build else context["ti"].xcom_pull(task_ids=name, key=NODES_KEY)
+            if not isinstance(payload, dict) or not payload or announced.get(name) == payload["started"]:
                 continue
-            unit = getattr(context["dag"].get_task(name), "unit", "")
-            if name == self.build_task_id or _is_left_to_announce(payload, unit):
+            if is_build:
+                # What ended well has emitted; the task may have failed later, before it could clear its XCom.
+                left = not payload["ended"]
+            else:
+                # A unit's XCom stays when its task is cleared; what it tells the build may have built anew since.
+                unit = getattr(context["dag"].get_task(name), "unit", "")
+                left = payload["started"] >= build.get("started", 0.0) and _is_left_to_announce(payload, unit)
+            if left:
                 good |= good_in(builder, payload)
                 announced[name] = payload["started"]
         builder.render_template_fields(context)

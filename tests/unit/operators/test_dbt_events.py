@@ -13,6 +13,7 @@ from airflow_ext.exceptions import DbtFailedError
 from airflow_ext.operators._dbt_events import good_in, loose_in
 from airflow_ext.operators._dbt_nodes import _is_left_to_announce
 from airflow_ext.operators.dbt import DbtProject
+from airflow_ext.triggers.dbt import NODES_KEY
 from tests.unit.operators.dbt_group import Instance, Store, context, group, hooked, project
 
 __all__ = ["hooked", "project"]
@@ -86,6 +87,43 @@ def test_a_folder_in_which_a_node_fails_again_announces_the_others(project: DbtP
         "dbt/shop/orders",
         "dbt/dag.g.build",
     }
+
+
+class Told(Instance):
+    """An instance that finds the XComs of several tasks."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        super().__init__(attempt=2)
+        self.told = told
+
+    def xcom_pull(self, *, task_ids: str, key: str) -> Any:
+        return self.told.get(task_ids) if key == NODES_KEY else None
+
+
+@pytest.mark.parametrize(
+    ("build", "names", "announced"),
+    [
+        pytest.param({"ended": False}, ["g.build"], True, id="broke"),
+        pytest.param({"ended": True}, ["g.build"], False, id="emitted-itself-and-failed-before-it-began-anew"),
+        pytest.param({"ended": True, "started": 90.0}, ["g.models"], True, id="node-failed-again"),
+        pytest.param({"ended": True, "started": 110.0}, ["g.models"], False, id="built-anew-since"),
+        pytest.param(None, ["g.models"], True, id="build-told-nothing"),
+    ],
+)  # fmt: skip
+def test_what_a_later_build_or_a_good_end_has_emitted_is_not_announced(
+    project: DbtProject, build: dict[str, Any] | None, names: list[str], announced: bool
+) -> None:
+    made = group(project, granularity="folder")
+    board = made.build.new_board(index=(index := made.build.index()))
+    for unique_id in index.executed():
+        board.add({"id": unique_id, "status": "fail" if "customers" in unique_id else "success"})
+    payload = {"started": 100.0, "ended": True, "units": board.outcomes(made.build.units, over=True)}
+    told: dict[str, Any] = {"g.models": {**payload, "asked": ["models"], "green": False}}
+    if build is not None:
+        told["g.build"] = {**payload, **build}
+    announce: Any = made.dag.task_dict["g.announce"]
+    announce.execute_complete(context(Told(told)) | {"dag": made.dag}, {"unannounced": names})
+    assert (len(announce.outlets) > 1) is announced
 
 
 @pytest.mark.parametrize(
