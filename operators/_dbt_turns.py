@@ -114,10 +114,14 @@ class Turn:
         return holder
 
     def keep(self) -> None:
-        """See to it that this stays in the register; call it often while dbt runs."""
+        """See to it that this stays in the register; call it often while dbt runs.
+
+        Who is no longer running for Airflow, such as a task that was marked failed and is about to be ended, leaves
+        it to whoever took over: in its place a third would see nobody.
+        """
         if self._next_look is None or self._clock() < self._next_look:
             return
-        if self._read(HOLDER_KEY) != self._me:
+        if self._read(HOLDER_KEY) != self._me and self._builds(self._me):
             self._write(HOLDER_KEY)
         self._next_look = self._clock() + BEAT
 
@@ -132,10 +136,13 @@ class Turn:
         # An earlier try of this task is over, whatever it left.
         if holder is None or holder.is_task_of(self._me):
             return None
+        return holder if self._builds(holder) else None
+
+    def _builds(self, holder: Holder) -> bool:
         states = self._ti.get_task_states(
             dag_id=holder.dag_id, task_ids=[holder.task_id], run_ids=[holder.run_id]
         )
-        return holder if holder.builds(states.get(holder.run_id, {})) else None
+        return holder.builds(states.get(holder.run_id, {}))
 
     def _read(self, key: str) -> Holder | None:
         return Holder.of(self._store.get(key))

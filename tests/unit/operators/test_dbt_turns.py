@@ -158,6 +158,20 @@ def test_a_write_that_comes_late_takes_the_turn_from_nobody(airflow: Airflow) ->
     assert str(airflow.holder) == "dag.build of run a"
 
 
+@pytest.mark.parametrize("state", ["failed", "running"])
+def test_who_was_marked_failed_and_still_runs_does_not_hide_who_took_over(
+    airflow: Airflow, state: str
+) -> None:
+    old, new = airflow.turn("a"), airflow.turn("b")
+    old.take()
+    airflow.states["a", "build"] = "failed"
+    assert new.take() is None
+    airflow.states["a", "build"] = state
+    airflow.now += BEAT
+    old.keep()
+    assert str(airflow.turn("c").take()) == f"dag.build of run {'b' if state == 'failed' else 'a'}"
+
+
 def test_who_was_slow_looks_again(airflow: Airflow) -> None:
     def before_write(key: str) -> None:
         airflow.now += 3 * (key == HOLDER_KEY)
