@@ -78,10 +78,14 @@ class DbtNodesOperator(DbtOperator):
             self.inlets = [*self.inlets, self.register]
         self.tests: TestsShown = "with_node"
 
-    def execute(self, context: Context, event: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002  # of who waited
+    def execute(self, context: Context) -> None:
         """Run the command when it is this task's turn, or go on with what an earlier try left."""
         with in_turn(context, self, defer=True):
             self._execute(context)
+
+    def execute_after_wait(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:  # noqa: ARG002  # of who waited
+        """Execute, subclasses' parts included, when others have ended; more may have come in between."""
+        return self.execute(context)
 
     def _execute(self, context: Context) -> None:
         ti = context["ti"]

@@ -193,7 +193,9 @@ def in_turn(
                     operator.running_scope,
                 )
             if defer:
-                operator.defer(trigger=DbtTurnTrigger(register=operator.register.name), method_name="execute")
+                operator.defer(
+                    trigger=DbtTurnTrigger(register=operator.register.name), method_name="execute_after_wait"
+                )
             looks += 1
             sleep(TURN_POLL)
     except _NoRegisterError:

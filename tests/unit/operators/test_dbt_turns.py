@@ -251,7 +251,7 @@ def test_a_second_build_waits_in_the_triggerer(airflow: Airflow, tmp_path: Any) 
         other = build_of(tmp_path)
         with pytest.raises(TaskDeferred) as deferred:
             other.execute(airflow.context("b"))
-    assert deferred.value.method_name == "execute"
+    assert deferred.value.method_name == "execute_after_wait"
     trigger: Any = deferred.value.trigger
     assert trigger.serialize() == (
         "airflow_ext.triggers.dbt.DbtTurnTrigger",
@@ -259,6 +259,26 @@ def test_a_second_build_waits_in_the_triggerer(airflow: Airflow, tmp_path: Any) 
     )
     with in_turn(airflow.context("b"), other, defer=True):
         assert other.turn is not None
+
+
+def test_a_subclass_goes_on_with_its_own_execute_and_waits_again_if_need_be(
+    airflow: Airflow, tmp_path: Any
+) -> None:
+    class Own(DbtBuildOperator):
+        def execute(self, context: Context) -> Any:
+            super().execute(context)
+            return "own"
+
+        def _execute(self, context: Context) -> None:  # noqa: ARG002  # builds nothing
+            assert self.turn is not None
+
+    with DAG("dag", schedule=None):
+        own = Own(task_id="build", project=DbtProject(project_dir=tmp_path / "shop"))
+    for _ in range(2):
+        with in_turn(airflow.context("a"), own, defer=True), pytest.raises(TaskDeferred) as deferred:
+            own.resume_execution("execute_after_wait", {"event": {}}, airflow.context("b"))
+        assert deferred.value.method_name == "execute_after_wait"
+    assert own.resume_execution("execute_after_wait", {"event": {}}, airflow.context("b")) == "own"
 
 
 def test_with_fail_a_second_build_and_a_cleared_node_are_refused(airflow: Airflow, tmp_path: Any) -> None:
