@@ -7,7 +7,6 @@ shown instead.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
@@ -254,6 +253,8 @@ def _group_name(name: str) -> str:
 def _labels(names: Mapping[str, str], groups: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     """Return a label for every id: its name, unless groups make that too long or somebody else's id."""
     taken = {".".join(group[:depth]) for group in groups.values() for depth in range(1, len(group) + 1)}
+    # An index may be from before a name was reserved.
+    taken |= RESERVED
     labels = {}
     for unique_id, name in names.items():
         room = LIMIT - sum(len(part) + 1 for part in groups[unique_id])
@@ -302,7 +303,8 @@ def _folder_labels(folders: Iterable[str]) -> dict[str, str]:
 
 
 def _project_unit(index: DbtIndex, nodes: Sequence[DbtNode], *, tests: str) -> list[DbtUnit]:
-    name = re.sub(r"^(build|done)$", r"project__\1", clean(index.project))
+    name = clean(index.project)
+    name = f"project__{name}" if name in RESERVED else name
     orphans = index.orphan_tests if tests != "none" else ()
     found = tuple(test for node in nodes for test in node.tests)
     return [DbtUnit(label=name, kind="project", nodes=tuple(nodes), tests=(*found, *orphans), parents=())]

@@ -4,11 +4,13 @@ import random
 from graphlib import TopologicalSorter
 from typing import Any
 
+import msgspec
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, TaskGroup
 
 from airflow_ext.dbt.index import DbtIndex
+from airflow_ext.dbt.labels import RESERVED
 from airflow_ext.dbt.units import NODE_LIMIT, DbtUnit, plan_units, units_of
 from airflow_ext.exceptions import InvalidProjectError
 from tests.unit.dbt.manifests import model, read, resource, source
@@ -112,6 +114,17 @@ def test_a_project_is_one_unit_with_every_test(shop: DbtIndex) -> None:
     (unit,) = units_of(shop, granularity="project")
     assert (unit.label, unit.kind) == ("p", "project")
     assert set(unit.ids) == set(shop.executed())
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_what_has_the_name_of_a_task_of_the_group_gets_another(shop: DbtIndex, name: str) -> None:
+    (unit,) = units_of(msgspec.structs.replace(shop, project=name), granularity="project")
+    assert unit.label == f"project__{name}"
+    # As an index has it that was kept from before the name was one of the group's.
+    nodes = [msgspec.structs.replace(one, task_id=name) if one.name == "mart" else one for one in shop.nodes]
+    labels = [unit.label for unit in units_of(msgspec.structs.replace(shop, nodes=nodes), granularity="node")]
+    assert len(labels) == len({*labels}) == len(shop.nodes)
+    assert RESERVED.isdisjoint(labels)
 
 
 def test_folders_that_read_each_other_keep_the_edges_of_their_first_order() -> None:
