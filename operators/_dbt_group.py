@@ -154,7 +154,8 @@ class DbtGroupBuildOperator(DbtBuildOperator):
     def _publish(self, context: Context, board: NodeBoard, *, last: bool, ended: bool) -> None:
         super()._publish(context, board, last=last, ended=ended)
         outcomes = board.outcomes(self.units, over=ended)
-        loose = loose_in(board, outcomes) if last and self.emits else {}
+        # Also in a try that is not the last: a user may mark it failed, and then it is.
+        loose = loose_in(board, outcomes) if self.emits and not ended else {}
         push_nodes(
             context,
             outcomes,
