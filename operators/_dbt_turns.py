@@ -18,6 +18,7 @@ from urllib.parse import quote
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
+from airflow_ext.dbt.labels import hashed
 from airflow_ext.triggers._dbt_turn import HOLDER_KEY, TURN_POLL, DbtTurnTrigger, Holder
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ PROMPT = 2.0
 """Seconds within which asking is taken to have been disturbed by nobody whose writes were under way."""
 SETTLE_TIME = PROMPT + 2 * BEAT
 """Seconds that one waits who was disturbed: by then all writes have arrived and the holder has put itself in again."""
+_LONGEST_NAME = 1_500
+"""Characters of an asset's name; a character of an id that is not ASCII takes up to twelve of them."""
 _LOOKS_PER_LINE = 60
 """Looks between two lines of the log while a task waits on its worker."""
 
@@ -54,7 +57,10 @@ def register_of(operator: DbtNodesOperator, project: DbtProject, scope: RunningS
         profile = project.profile_conn_id or "profiles.yml"
         parts = (project.project_dir.name, profile, project.target, project.schema)
         name = "/".join(part for part in parts if part is not None)
-    return Asset(name=f"dbt/turns/{quote(name)}", group="dbt")
+    name = f"dbt/turns/{quote(name)}"
+    return Asset(
+        name=name if len(name) <= _LONGEST_NAME else hashed(name, name, limit=_LONGEST_NAME), group="dbt"
+    )
 
 
 class _NoRegisterError(Exception):

@@ -369,6 +369,18 @@ def test_the_register_is_an_inlet_and_the_same_for_whoever_shares_it(
     assert [asset.name for asset in build_of(tmp_path, **arguments).inlets] == [expected]
 
 
+def test_long_ids_of_any_script_have_a_register_each(tmp_path: Any) -> None:
+    names = set()
+    for dag_id in ("\u6570" * 80, "\u6570" * 81):
+        with DAG(dag_id, schedule=None):
+            build = DbtBuildOperator(
+                task_id="\u6570" * 100, project=DbtProject(project_dir=tmp_path / "shop")
+            )
+        assert build.register.name.isascii()
+        names.add(build.register.name)
+    assert len(names) == 2
+
+
 def test_an_unknown_scope_is_refused(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="running_scope='dag': give 'task' or 'target'"):
         build_of(tmp_path, running_scope="dag")
