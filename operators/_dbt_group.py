@@ -57,6 +57,9 @@ class DbtGroupBuildOperator(DbtBuildOperator):
         self.source_freshness = source_freshness
         self.emits = emits
         self.outlets = [AssetAlias(name=self.alias)] if emits else []
+        # On a worker Airflow fails a task with an inlet that no DAG has any more, such as that of a run which is pinned
+        # to a version from before the group was renamed. The group's last task never starts on one, and has it instead.
+        self.inlets = [one for one in self.inlets if one is not self.register]
         self._started = 0.0
 
     @property

@@ -188,6 +188,8 @@ class DbtTaskGroup(TaskGroup):
                 build_task_id=build_task_id,
                 announce_task_id=announce.task_id if announce is not None else None,
             )
+            if self.build.on_running != "allow":
+                self.done.inlets = [*self.done.inlets, self.build.register]
         for unit in units:
             _link([tasks[parent] for parent in unit.parents] or [self.build], tasks[unit.label])
         leaves = [task for task in tasks.values() if not task.downstream_task_ids]
