@@ -163,6 +163,14 @@ class Turn:
             raise
 
 
+def _has_triggerer() -> bool:
+    """Tell whether a trigger could read the register: ``dag.test()`` runs triggers where nothing answers them."""
+    from airflow.sdk.execution_time import task_runner
+
+    comms = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    return comms is None or hasattr(comms, "asend")
+
+
 @contextmanager
 def in_turn(
     context: Context,
@@ -175,7 +183,7 @@ def in_turn(
 
     :param context: Context of the task that is about to build.
     :param operator: The build task whose arguments hold; the turn is put into its ``turn``.
-    :param defer: Wait in the triggerer, of which ``execute`` comes back; otherwise on this worker.
+    :param defer: Wait in the triggerer, if there is one; otherwise, as in ``dag.test()``, on this worker.
     :param sleep: Sleeps for some seconds.
     :raises AirflowFailException: With ``fail``, if somebody builds; names who.
     :raises TaskDeferred: With ``wait``, if somebody builds and the task can wait in the triggerer.
@@ -198,7 +206,7 @@ def in_turn(
                     holder,
                     operator.running_scope,
                 )
-            if defer:
+            if defer and _has_triggerer():
                 operator.defer(
                     trigger=DbtTurnTrigger(register=operator.register.name), method_name="execute_after_wait"
                 )

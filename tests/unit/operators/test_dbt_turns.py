@@ -14,6 +14,7 @@ from airflow.sdk import DAG
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, ErrorType, TaskDeferred
 from airflow.sdk.execution_time.comms import ErrorResponse
+from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms
 
 from airflow_ext.operators._dbt_nodes import DbtNodeOperator
 from airflow_ext.operators._dbt_turns import BEAT, SETTLE_TIME, Turn, in_turn
@@ -321,6 +322,20 @@ def test_a_build_waits_for_a_cleared_node_and_that_on_its_worker_for_a_build(
         line for line in capsys.readouterr().out.splitlines() if "Waiting until dag.build of run b" in line
     ]
     assert 0 < len(lines) < 20
+
+
+def test_where_a_trigger_could_read_nothing_the_task_waits_itself(
+    airflow: Airflow, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with ``dag.test()`` after an earlier one was interrupted, whose task stays running for Airflow."""
+    first = airflow.turn("a")
+    first._store = airflow.store(name="dbt/turns/dag.build")
+    first.take()
+    comms = InProcessSupervisorComms(supervisor=Any)  # type: ignore[arg-type]  # nothing is sent
+    monkeypatch.setattr("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", comms, raising=False)
+    airflow.later = lambda: airflow.states.update({("a", "build"): "failed"})
+    with in_turn(airflow.context("b"), build_of(tmp_path), defer=True, sleep=airflow.sleep):
+        assert airflow.now > 0
 
 
 def test_with_allow_nobody_asks(airflow: Airflow, tmp_path: Any) -> None:
