@@ -127,9 +127,12 @@ class Turn:
         """
         if self._next_look is None or self._clock() < self._next_look:
             return
-        if self._read(HOLDER_KEY) != self._me and self._builds(self._me):
-            self._write(HOLDER_KEY)
-        self._next_look = self._clock() + BEAT
+        try:
+            if self._read(HOLDER_KEY) != self._me and self._builds(self._me):
+                self._write(HOLDER_KEY)
+        finally:
+            # An Airflow that does not answer takes its time to say so, and dbt's messages wait meanwhile.
+            self._next_look = self._clock() + BEAT
 
     def give_back(self) -> None:
         """Let others build."""

@@ -173,6 +173,23 @@ def test_who_was_marked_failed_and_still_runs_does_not_hide_who_took_over(
     assert str(airflow.turn("c").take()) == f"dag.build of run {'b' if state == 'failed' else 'a'}"
 
 
+def test_a_register_that_does_not_answer_is_left_alone_for_a_while(airflow: Airflow) -> None:
+    turn, asked = airflow.turn("a"), list[float]()
+    turn.take()
+
+    def get(_: str) -> Any:
+        asked.append(airflow.now)
+        airflow.now += 60.0
+        raise OSError("no answer")
+
+    turn._store = SimpleNamespace(get=get)  # type: ignore[assignment]  # one that does not answer
+    airflow.now = BEAT
+    with pytest.raises(OSError, match="no answer"):
+        turn.keep()
+    turn.keep()
+    assert asked == [BEAT]
+
+
 def test_who_was_slow_looks_again(airflow: Airflow) -> None:
     def before_write(key: str) -> None:
         airflow.now += 3 * (key == HOLDER_KEY)
