@@ -159,11 +159,18 @@ class Turn:
     def _write(self, key: str) -> None:
         try:
             self._store.set(key, self._me.stored())
-        except AirflowRuntimeError as exc:
-            detail = exc.error.detail or {}
-            if detail.get("status_code") == 404:
+        except Exception as exc:
+            if _status_of(exc) == 404:
                 raise _NoRegisterError from exc
             raise
+
+
+def _status_of(exc: Exception) -> Any:
+    """Return with which HTTP status Airflow answered, if it did."""
+    if isinstance(exc, AirflowRuntimeError):
+        return (exc.error.detail or {}).get("status_code")
+    # In dag.test() there is no supervisor in between, so that the client's own error comes.
+    return getattr(getattr(exc, "response", None), "status_code", None)
 
 
 def _has_triggerer() -> bool:

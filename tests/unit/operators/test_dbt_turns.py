@@ -9,8 +9,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.api.client import ServerResponseError
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, ErrorType, TaskDeferred
 from airflow.sdk.execution_time.comms import ErrorResponse
@@ -31,14 +33,12 @@ class Airflow:
         self.now = 0.0
         self.later: Callable[[], None] = lambda: None
         self.before_write: Callable[[str], None] = lambda _: None
-        self.unknown = False
+        self.unknown: Exception | None = None
 
     def store(self, *, name: str) -> Any:
         def write(key: str, value: Any) -> None:
-            if self.unknown:
-                raise AirflowRuntimeError(
-                    ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 404})
-                )
+            if self.unknown is not None:
+                raise self.unknown
             self.before_write(key)
             self.registers.setdefault(name, {})[key] = value
 
@@ -363,10 +363,16 @@ def test_with_allow_nobody_asks(airflow: Airflow, tmp_path: Any) -> None:
     assert airflow.registers == {}
 
 
+@pytest.mark.parametrize("client", [False, True], ids=["task", "dag.test()"])
 def test_without_the_register_it_builds_and_says_so(
-    airflow: Airflow, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+    airflow: Airflow, tmp_path: Any, capsys: pytest.CaptureFixture[str], client: bool
 ) -> None:
-    airflow.unknown = True
+    answer = httpx.Response(404, request=httpx.Request("PUT", "http://airflow/store"))
+    airflow.unknown = (
+        ServerResponseError("Not found", request=answer.request, response=answer)
+        if client
+        else AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 404}))
+    )
     with in_turn(airflow.context("a"), build := build_of(tmp_path), defer=True):
         build.keep_turn()
     assert "does not know the asset dbt/turns/dag.build" in capsys.readouterr().out
