@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
@@ -140,6 +141,10 @@ class Turn:
         if held and self._read(HOLDER_KEY) == self._me:
             self._store.set(HOLDER_KEY, {})
 
+    def is_shared_with(self, holder: Holder) -> bool:
+        """Tell whether both are instances of one task in one run, as in a mapped task group: no other run to refuse."""
+        return replace(holder, map_index=self._me.map_index).is_task_of(self._me)
+
     def _other(self) -> Holder | None:
         holder = self._read(HOLDER_KEY)
         # An earlier try of this task is over, whatever it left.
@@ -195,7 +200,8 @@ def in_turn(
     :param operator: The build task whose arguments hold; the turn is put into its ``turn``.
     :param defer: Wait in the triggerer, if there is one; otherwise, as in ``dag.test()``, on this worker.
     :param sleep: Sleeps for some seconds.
-    :raises AirflowFailException: With ``fail``, if somebody builds; names who.
+    :raises AirflowFailException: With ``fail``, if somebody builds; names who. Instances of one task in a mapped task
+        group wait for each other all the same.
     :raises TaskDeferred: With ``wait``, if somebody builds and the task can wait in the triggerer.
     """
     if operator.on_running == "allow":
@@ -205,7 +211,7 @@ def in_turn(
     looks = 0
     try:
         while (holder := turn.take()) is not None:
-            if operator.on_running == "fail":
+            if operator.on_running == "fail" and not turn.is_shared_with(holder):
                 raise AirflowFailException(
                     f"on_running='fail': {holder} is running dbt; clear this task when that has ended, or use on_running='wait'"
                 )

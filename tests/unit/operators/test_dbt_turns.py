@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -311,6 +311,18 @@ def test_with_fail_a_second_build_and_a_cleared_node_are_refused(airflow: Airflo
         told: Any = {**airflow.context("c", "m"), "dag": other.dag}
         with pytest.raises(AirflowFailException, match=r"dag\.build of run a is running dbt"):
             node.execute_complete(told, {"status": "build", "units": ["m"]})
+
+
+def test_instances_in_a_mapped_group_do_not_refuse_each_other(airflow: Airflow, tmp_path: Any) -> None:
+    build = build_of(tmp_path, on_running="fail")
+    first, second = airflow.context("a"), airflow.context("a")
+    first["ti"].map_index, second["ti"].map_index = 0, 1
+    airflow.states["a", "build"] = "running"
+    states = {"a": {"build_0": "running", "build_1": "running"}}
+    for context in (first, second):
+        cast("Any", context["ti"]).get_task_states = lambda **_: states
+    with in_turn(first, build, defer=True), pytest.raises(TaskDeferred), in_turn(second, build, defer=True):
+        pass
 
 
 def test_a_build_waits_for_a_cleared_node_and_that_on_its_worker_for_a_build(
