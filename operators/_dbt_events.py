@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset
@@ -50,15 +50,20 @@ def loose_in(board: NodeBoard, outcomes: Mapping[str, Outcome]) -> dict[str, dic
     return {unique_id: facts for unique_id, facts in board.good().items() if unique_id not in settled}
 
 
-def good_in(builder: DbtGroupBuildOperator, payload: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def good_in(
+    builder: DbtGroupBuildOperator, payload: Mapping[str, Any], *, without: Collection[str] = ()
+) -> dict[str, dict[str, Any]]:
     """Return the facts of what is built well as the XCom of a task that failed tells it.
 
     :param builder: The group's build task.
     :param payload: The XCom.
+    :param without: Labels of units that are left out.
     """
     index = builder.index()
     told = builder.new_board(records_told(index, payload["units"]), index, ended=True)
-    return {**told.good(), **payload.get("loose", {})}
+    left_out = {node.unique_id for unit in builder.units if unit.label in without for node in unit.nodes}
+    good = {**told.good(), **payload.get("loose", {})}
+    return {unique_id: facts for unique_id, facts in good.items() if unique_id not in left_out}
 
 
 def asset_of(project: DbtProject, node: DbtNode) -> Asset:

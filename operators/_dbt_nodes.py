@@ -178,6 +178,9 @@ class DbtAnnounceOperator(BaseOperator):
         good: dict[str, dict[str, Any]] = {}
         build = context["ti"].xcom_pull(task_ids=self.build_task_id, key=NODES_KEY) if names else None
         build = build if isinstance(build, dict) else {}
+        # What was cleared with a task that broke, and is green, was built once more and has told of itself.
+        units = {name: getattr(context["dag"].task_dict.get(name), "unit", "") for name in names}
+        green = {unit.label for unit in builder.units}.difference(units.values())
         for name in names:
             is_build = name == self.build_task_id
             payload = build if is_build else context["ti"].xcom_pull(task_ids=name, key=NODES_KEY)
@@ -188,10 +191,10 @@ class DbtAnnounceOperator(BaseOperator):
                 left = not payload["ended"]
             else:
                 # A unit's XCom stays when its task is cleared; what it tells the build may have built anew since.
-                unit = getattr(context["dag"].get_task(name), "unit", "")
-                left = payload["started"] >= build.get("started", 0.0) and _is_left_to_announce(payload, unit)
+                late = payload["started"] < build.get("started", 0.0)
+                left = not late and _is_left_to_announce(payload, units[name])
             if left:
-                good |= good_in(builder, payload)
+                good |= good_in(builder, payload, without=green.intersection(payload.get("asked", ())))
                 announced[name] = payload["started"]
         builder.render_template_fields(context)
         self.outlets = emit_nodes(context, builder, good)

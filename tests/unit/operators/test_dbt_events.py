@@ -18,6 +18,17 @@ from tests.unit.operators.dbt_group import Instance, Store, context, group, hook
 __all__ = ["hooked", "project"]
 
 
+class Told(Instance):
+    """An instance that finds the XComs of several tasks."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        super().__init__(attempt=2)
+        self.told = told
+
+    def xcom_pull(self, *, task_ids: str, key: str) -> Any:
+        return self.told.get(task_ids) if key == NODES_KEY else None
+
+
 @pytest.mark.parametrize("tests", ["with_node", "tasks", "none"])
 @pytest.mark.parametrize("granularity", ["node", "folder"])
 def test_what_is_told_of_a_build_that_broke_says_what_is_good(
@@ -89,15 +100,41 @@ def test_a_folder_in_which_a_node_fails_again_announces_the_others(project: DbtP
     }
 
 
-class Told(Instance):
-    """An instance that finds the XComs of several tasks."""
+@pytest.mark.parametrize(
+    ("names", "seeds"),
+    [
+        pytest.param(["g.models"], set(), id="built-again-by-itself"),
+        pytest.param(["g.models", "g.seeds"], {"dbt/shop/raw_orders", "dbt/shop/raw_payments"}, id="red-as-well"),
+    ],
+)  # fmt: skip
+def test_what_was_cleared_with_a_builder_that_is_killed_is_announced_unless_it_was_built_again(
+    project: DbtProject, monkeypatch: pytest.MonkeyPatch, names: list[str], seeds: set[str]
+) -> None:
+    made = group(project, granularity="folder")
+    told = context(instance := Instance(attempt=2)) | {"dag": made.dag}
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        super().__init__(attempt=2)
-        self.told = told
+    def killed(*_: Any, only: list[str], on_node: Any, on_tick: Any, **__: Any) -> None:
+        for unique_id in only:
+            if "customers" not in unique_id:
+                on_node({"id": unique_id, "status": "success"})
+        while len(instance.pushed) == 1:
+            on_tick()
+        raise DbtFailedError("dbt was stopped: its task was killed")
 
-    def xcom_pull(self, *, task_ids: str, key: str) -> Any:
-        return self.told.get(task_ids) if key == NODES_KEY else None
+    monkeypatch.setattr("airflow_ext.operators._dbt_build.FLUSH_INTERVAL", 0.0)
+    monkeypatch.setattr(made.build, "run_dbt", killed)
+    leader: Any = made.dag.task_dict["g.models"]
+    with pytest.raises(DbtFailedError, match="was killed"):
+        leader.execute_complete(told, {"status": "build", "units": ["models", "seeds"]})
+    announce: Any = made.dag.task_dict["g.announce"]
+    found = Told({"g.models": instance.pushed[-1]})
+    announce.execute_complete(context(found) | {"dag": made.dag}, {"unannounced": names})
+    assert {outlet.name for outlet in announce.outlets} == seeds | {
+        "dbt/shop/stg_orders",
+        "dbt/shop/stg_payments",
+        "dbt/shop/top_customer",
+        "dbt/dag.g.build",
+    }
 
 
 @pytest.mark.parametrize(
