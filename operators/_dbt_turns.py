@@ -52,13 +52,13 @@ def register_of(operator: DbtNodesOperator, project: DbtProject, scope: RunningS
     :param scope: ``task``: one of its own; ``target``: one for all that build the project into the same target.
     """
     if scope == "task":
-        name = f"{operator.dag_id}.{operator.task_id}"
+        parts = [operator.dag_id, operator.task_id]
     else:
         # The folder of a versioned DAG bundle is another one for each version; the project's own name is the same.
-        profile = project.profile_conn_id or "profiles.yml"
-        parts = (project.project_dir.name, profile, project.target, project.schema)
-        name = "/".join(part for part in parts if part is not None)
-    name = f"dbt/turns/{quote(name)}"
+        parts = [project.project_dir.name, project.profile_conn_id or "profiles.yml"]
+        named = {"target": project.target, "schema": project.schema}
+        parts += [f"{word}={value}" for word, value in named.items() if value is not None]
+    name = "/".join(["dbt", "turns", *(quote(part, safe="=") for part in parts)])
     return Asset(
         name=name if len(name) <= _LONGEST_NAME else hashed(name, name, limit=_LONGEST_NAME), group="dbt"
     )
@@ -128,12 +128,18 @@ class Turn:
         """
         if self._next_look is None or self._clock() < self._next_look:
             return
+        # An Airflow that does not answer takes its time to say so, and dbt's messages wait meanwhile; one that no longer
+        # knows the register is not asked again.
+        self._next_look = None
         try:
             if self._read(HOLDER_KEY) != self._me and self._builds(self._me):
                 self._write(HOLDER_KEY)
-        finally:
-            # An Airflow that does not answer takes its time to say so, and dbt's messages wait meanwhile.
+        except _NoRegisterError:
+            raise
+        except Exception:
             self._next_look = self._clock() + BEAT
+            raise
+        self._next_look = self._clock() + BEAT
 
     def give_back(self) -> None:
         """Let others build."""

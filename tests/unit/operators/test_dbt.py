@@ -28,7 +28,7 @@ def test_a_group_draws_the_lineage_between_build_and_done(project: DbtProject) -
     inlets = {
         name: [asset.name for asset in task.inlets] for name, task in dag.task_dict.items() if task.inlets
     }
-    assert inlets == {"g.done": ["dbt/turns/dag.g.build"]}
+    assert inlets == {"g.done": ["dbt/turns/dag/g.build"]}
     assert len(dag.tasks) == 13
 
 

@@ -273,7 +273,7 @@ def test_a_second_build_waits_in_the_triggerer(airflow: Airflow, tmp_path: Any) 
     trigger: Any = deferred.value.trigger
     assert trigger.serialize() == (
         "airflow_ext.triggers.dbt.DbtTurnTrigger",
-        {"register": "dbt/turns/dag.build"},
+        {"register": "dbt/turns/dag/build"},
     )
     with in_turn(airflow.context("b"), other, defer=True):
         assert other.turn is not None
@@ -336,7 +336,7 @@ def test_a_build_waits_for_a_cleared_node_and_that_on_its_worker_for_a_build(
     ):
         pass
     first = airflow.turn("b")
-    first._store = airflow.store(name="dbt/turns/dag.build")
+    first._store = airflow.store(name="dbt/turns/dag/build")
     first.take()
 
     def later() -> None:
@@ -358,7 +358,7 @@ def test_where_a_trigger_could_read_nothing_the_task_waits_itself(
 ) -> None:
     """As with ``dag.test()`` after an earlier one was interrupted, whose task stays running for Airflow."""
     first = airflow.turn("a")
-    first._store = airflow.store(name="dbt/turns/dag.build")
+    first._store = airflow.store(name="dbt/turns/dag/build")
     first.take()
     comms = InProcessSupervisorComms(supervisor=Any)  # type: ignore[arg-type]  # nothing is sent
     monkeypatch.setattr("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", comms, raising=False)
@@ -387,7 +387,7 @@ def test_without_the_register_it_builds_and_says_so(
     )
     with in_turn(airflow.context("a"), build := build_of(tmp_path), defer=True):
         build.keep_turn()
-    assert "does not know the asset dbt/turns/dag.build" in capsys.readouterr().out
+    assert "does not know the asset dbt/turns/dag/build" in capsys.readouterr().out
 
 
 def test_a_register_that_does_not_answer_ends_no_build(
@@ -406,11 +406,28 @@ def test_a_register_that_does_not_answer_ends_no_build(
         pass
 
 
+def test_a_register_that_is_gone_is_told_of_once(
+    airflow: Airflow, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = build_of(tmp_path)
+    with in_turn(airflow.context("a"), build, defer=True):
+        assert build.turn is not None
+        build.turn._clock = lambda: airflow.now
+        airflow.unknown = AirflowRuntimeError(
+            ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 404})
+        )
+        airflow.registers.clear()
+        for _ in range(3):
+            airflow.now += 1e9
+            build.keep_turn()
+    assert capsys.readouterr().out.count("could not be looked up") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({}, "dbt/turns/dag.build"),
-        ({"running_scope": "target"}, "dbt/turns/shop/profiles.yml/prod"),
+        ({}, "dbt/turns/dag/build"),
+        ({"running_scope": "target"}, "dbt/turns/shop/profiles.yml/target=prod"),
     ],
 )
 def test_the_register_is_an_inlet_and_the_same_for_whoever_shares_it(
