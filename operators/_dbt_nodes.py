@@ -159,18 +159,18 @@ class DbtAnnounceOperator(BaseOperator):
     def execute(self, context: Context) -> None:
         """Emit what the build could not; ``dag.test()`` comes here, a scheduler never does."""
         state, _ = _finished_build(context, self.build_task_id)
-        self._announce(context, [self.build_task_id] if state == "failed" else [])
+        self._announce(context, [self.build_task_id] if state == "failed" else [], since=0.0)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> None:
         """Emit what tasks could not that ended badly.
 
-        :param event: ``unannounced`` are the tasks that may have left something.
+        :param event: ``unannounced`` are the tasks that may have left something, ``since`` is when this was cleared.
         """
         if event is None or "unannounced" not in event:
             raise AirflowFailException(f"unexpected event of the task's trigger: {event!r}")
-        self._announce(context, list(event["unannounced"]))
+        self._announce(context, list(event["unannounced"]), since=float(event.get("since", 0.0)))
 
-    def _announce(self, context: Context, names: list[str]) -> None:
+    def _announce(self, context: Context, names: list[str], *, since: float) -> None:
         builder = cast("DbtGroupBuildOperator", context["dag"].get_task(self.build_task_id))
         store = context["task_state_store"]
         before = store.get(_ANNOUNCED_KEY)
@@ -187,8 +187,9 @@ class DbtAnnounceOperator(BaseOperator):
             if not isinstance(payload, dict) or not payload or announced.get(name) == payload["started"]:
                 continue
             if is_build:
-                # What ended well has emitted; the task may have failed later, before it could clear its XCom.
-                left = not payload["ended"]
+                # Who came to its end emitted, unless it was marked failed before. What is from before the clear
+                # did: the task failed once more before it could clear its XCom.
+                left = not payload["ended"] or not _is_older(payload, context, since)
             else:
                 # A unit's XCom stays when its task is cleared; what it tells the build may have built anew since.
                 late = payload["started"] < build.get("started", 0.0)
@@ -237,6 +238,14 @@ class DbtDoneOperator(BaseOperator):
             failed.append(self.build_task_id)
         if failed:
             raise AirflowFailException(f"failed: {', '.join(failed)}")
+
+
+def _is_older(payload: Mapping[str, Any], context: Context, since: float) -> bool:
+    """Tell whether an XCom was written before a clear, as the start of the run or else the time says."""
+    run = getattr(context["dag_run"], "start_date", None)
+    if run is not None and payload.get("run") is not None and payload["run"] < run.timestamp():
+        return True
+    return float(payload["at"]) < since
 
 
 def _is_left_to_announce(payload: Mapping[str, Any], unit: str) -> bool:

@@ -70,6 +70,9 @@ class EventReader:
             return
         record = node_record(data)
         cause = self._causes.pop(unique_id, "")
+        if data["node_info"].get("materialized") == "ephemeral" and record["status"] == "success":
+            # Nothing was built: it is a part of the models that read it.
+            return
         if (
             cause
             and record["status"] not in ("success", "skipped")

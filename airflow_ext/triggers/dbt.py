@@ -296,7 +296,7 @@ class DbtAnnounceTrigger(_BuildTrigger):
             states = await self._all_ended(sorted(tasks))
             left += [name for name, state in states.items() if state in {"failed", "skipped"}]
         if left:
-            yield TriggerEvent({"unannounced": left})
+            yield TriggerEvent({"unannounced": left, "since": self._this_try().since})
         elif view.state in ENDED:
             self.log.info("Who built it has announced it")
             yield TaskSuccessEvent()

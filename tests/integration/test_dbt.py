@@ -34,6 +34,8 @@ NODES = {
 GROUP = NODES | {"build", "announce", "done"}
 SLOW = "1000000000"
 """Rows that one model hashes: some seconds."""
+NEVER = "1000000000000"
+"""Likewise: it would take an hour."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,6 +74,9 @@ def test_every_node_of_a_green_build_has_a_green_task(airflow: LocalAirflow, beg
     assert states(airflow, "dbt_green", run) == dict.fromkeys(GROUP | {"before", "after"}, "success")
     assert "model.shop.orders: success" in client.log("dbt_green", run, "shop.orders")
     assert "3 pass" in client.log("dbt_green", run, "shop.orders")
+    told = client.log("dbt_green", run, "shop.build")
+    assert "dbt: 7 pass, 10 success" in told, "what is ephemeral is not built"
+    assert "older than the project" not in told
 
 
 def test_built_nodes_emit_keyed_and_unkeyed_events_with_facts(
@@ -239,14 +244,10 @@ def test_a_build_alone_fails_with_dbts_message(airflow: LocalAirflow, begun: dic
     assert "told to fail: orders" in client.log("dbt_alone", run, "build")
 
 
-def begun_slowly(airflow: LocalAirflow) -> str:
-    run = airflow.client.trigger("dbt_slow", conf={"slow": SLOW})
-    airflow.client.wait_for_task("dbt_slow", run, "shop.stg_orders", states={"success"})
-    return run
-
-
 def test_a_killed_build_fails_what_it_did_not_reach_and_leaves_no_process(airflow: LocalAirflow) -> None:
-    client, run = airflow.client, begun_slowly(airflow)
+    client = airflow.client
+    run = client.trigger("dbt_slow", conf={"slow": NEVER})
+    client.wait_for_task("dbt_slow", run, "shop.stg_orders", states={"success"})
     client.request(
         "PATCH", f"/dags/dbt_slow/dagRuns/{run}/taskInstances/shop.build", json={"new_state": "failed"}
     )

@@ -154,6 +154,16 @@ def test_batches_are_not_told_as_their_model() -> None:
     assert sent[0]["node"]["message"] == "PARTIAL SUCCESS (1/2)\ndivision by zero"
 
 
+def test_what_is_ephemeral_is_told_only_if_it_fails() -> None:
+    sent: list[dict[str, Any]] = []
+    events = EventReader(sent.append)
+    for status in ("success", "error"):
+        told = finished(status)
+        told["node_info"]["materialized"] = "ephemeral"
+        events.finished(told)
+    assert [one["node"]["status"] for one in sent] == ["error"]
+
+
 def test_a_record_has_no_empty_fields_and_times_with_their_zone() -> None:
     info = {
         "unique_id": "a",

@@ -141,7 +141,8 @@ def test_what_was_cleared_with_a_builder_that_is_killed_is_announced_unless_it_w
     ("build", "names", "announced"),
     [
         pytest.param({"ended": False}, ["g.build"], True, id="broke"),
-        pytest.param({"ended": True}, ["g.build"], False, id="emitted-itself-and-failed-before-it-began-anew"),
+        pytest.param({"at": 120.0}, ["g.build"], False, id="emitted-itself-and-failed-before-it-began-anew"),
+        pytest.param({"at": 160.0}, ["g.build"], True, id="marked-failed-at-its-end"),
         pytest.param({"ended": True, "started": 90.0}, ["g.models"], True, id="node-failed-again"),
         pytest.param({"ended": True, "started": 110.0}, ["g.models"], False, id="built-anew-since"),
         pytest.param(None, ["g.models"], True, id="build-told-nothing"),
@@ -154,12 +155,17 @@ def test_what_a_later_build_or_a_good_end_has_emitted_is_not_announced(
     board = made.build.new_board(index=(index := made.build.index()))
     for unique_id in index.executed():
         board.add({"id": unique_id, "status": "fail" if "customers" in unique_id else "success"})
-    payload = {"started": 100.0, "ended": True, "units": board.outcomes(made.build.units, over=True)}
+    payload = {
+        "started": 100.0,
+        "at": 120.0,
+        "ended": True,
+        "units": board.outcomes(made.build.units, over=True),
+    }
     told: dict[str, Any] = {"g.models": {**payload, "asked": ["models"], "green": False}}
     if build is not None:
         told["g.build"] = {**payload, **build}
     announce: Any = made.dag.task_dict["g.announce"]
-    announce.execute_complete(context(Told(told)) | {"dag": made.dag}, {"unannounced": names})
+    announce.execute_complete(context(Told(told)) | {"dag": made.dag}, {"unannounced": names, "since": 150.0})
     assert (len(announce.outlets) > 1) is announced
 
 

@@ -407,7 +407,7 @@ def test_a_register_that_does_not_answer_ends_no_build(
 
 
 def test_a_register_that_is_gone_is_told_of_once(
-    airflow: Airflow, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+    airflow: Airflow, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     build = build_of(tmp_path)
     with in_turn(airflow.context("a"), build, defer=True):
@@ -420,7 +420,7 @@ def test_a_register_that_is_gone_is_told_of_once(
         for _ in range(3):
             airflow.now += 1e9
             build.keep_turn()
-    assert capsys.readouterr().out.count("could not be looked up") == 1
+    assert caplog.text.count("could not be looked up") == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccess
 from airflow_ext.triggers import _dbt_turn
 from airflow_ext.triggers._dbt_turn import Holder
 from airflow_ext.triggers.dbt import DbtAnnounceTrigger, DbtDoneTrigger, DbtTurnTrigger
-from tests.unit.triggers.dbt_channel import GOOD, Channel, channel, end, event_of, started, tree
+from tests.unit.triggers.dbt_channel import BEGIN, GOOD, Channel, channel, end, event_of, started, tree
 
 __all__ = ["channel"]
 
@@ -39,7 +39,7 @@ def test_only_a_build_that_failed_leaves_something(
     event = end(announce(task=tree(m={"g.build"}, build=set(), announce={"g.m"})["g.announce"]))
     assert type(event) is expected
     if expected is TriggerEvent:
-        assert event.payload == {"unannounced": ["g.build"]}
+        assert event.payload == {"unannounced": ["g.build"], "since": 0.0}
 
 
 def test_after_a_clear_those_that_ended_badly_may_have_left_something(channel: Channel) -> None:
@@ -53,7 +53,7 @@ def test_after_a_clear_those_that_ended_badly_may_have_left_something(channel: C
 
     channel.on_ask = later
     event = end(announce(attempt=2, task=tasks["g.announce"]))
-    assert event.payload == {"unannounced": ["g.m", "g.n"]}
+    assert event.payload == {"unannounced": ["g.m", "g.n"], "since": BEGIN.timestamp()}
     channel.states |= {"g.m": "success", "g.n": "success"}
     assert type(end(announce(attempt=2, task=tasks["g.announce"]))) is TaskSuccessEvent
 
