@@ -13,22 +13,7 @@ from airflow.sdk import DAG
 
 from airflow_ext.operators.dbt import DbtProject, DbtTaskGroup
 from airflow_ext.triggers.dbt import NODES_KEY
-
-SHOP = Path(__file__).parents[2] / "integration" / "dags" / "dbt_shop"
-
-
-class Store:
-    """A task state store that demands what the real one does."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return json.loads(self.values[key]) if key in self.values else default
-
-    def set(self, key: str, value: Any) -> None:
-        assert value is not None
-        self.values[key] = json.dumps(value)
+from tests.unit.operators.conftest import Store
 
 
 class Instance:

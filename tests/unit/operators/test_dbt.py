@@ -13,7 +13,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleExcept
 from airflow_ext.exceptions import DbtFailedError, InvalidProjectError
 from airflow_ext.operators._dbt_nodes import DbtDoneOperator, DbtNodeOperator
 from airflow_ext.operators.dbt import DbtBuildOperator, DbtProject
-from tests.unit.operators.dbt_group import Instance, Store, context, group, hooked, project
+from tests.unit.operators.conftest import Store
+from tests.unit.operators.dbt_group import Instance, context, group, hooked, project
 
 __all__ = ["hooked", "project"]
 

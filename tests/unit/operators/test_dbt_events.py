@@ -13,7 +13,8 @@ from airflow_ext.operators._dbt_events import good_in
 from airflow_ext.operators._dbt_nodes import _is_left_to_announce
 from airflow_ext.operators.dbt import DbtProject
 from airflow_ext.triggers.dbt import NODES_KEY
-from tests.unit.operators.dbt_group import Instance, Store, context, group, hooked, project
+from tests.unit.operators.conftest import Store
+from tests.unit.operators.dbt_group import Instance, context, group, hooked, project
 
 __all__ = ["hooked", "project"]
 
