@@ -81,7 +81,8 @@ _OF_TASK_GROUPS = frozenset(inspect.signature(TaskGroup.__init__).parameters)
 
 
 class DbtTaskGroup(TaskGroup):
-    """A dbt project as a task group: ``build`` runs dbt once, each node has a task, ``done`` is the end.
+    """A dbt project as a task group: ``build`` runs dbt once, each node has a task, ``announce`` emits events that a
+    failed task could not, ``done`` is the end.
 
     Node tasks never occupy a worker: they wait and end in the triggerer as dbt ends the node, its tests
     counted in. Edges show lineage; the order is dbt's. Arguments of tasks, such as ``retries``, reach the
